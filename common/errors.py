@@ -1,0 +1,36 @@
+"""The one clear line that a user gets for bad input, and the exit codes of every command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+
+class InputError(Exception):
+    """Something the user gave cannot be used: the message says what is wrong, where, and what to do."""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of a foreign exception without its line breaks, for use inside an `InputError`."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Runs a command line: 0 when done, 2 and one line on stderr for bad input, 130 after Ctrl-C."""
+    try:
+        main()
+    except InputError as error:
+        _leave(f"error: {one_line(error)}", 2)
+    except KeyboardInterrupt:
+        _leave("stopped by Ctrl-C", 130)
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:  # disk full, no permission, ...: the system's own words name the file
+        _leave(f"error: {one_line(error)}", 2)
+
+
+def _leave(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,23 @@
+"""The progress bar of every command: live on a terminal, a line now and then in a log file."""
+
+from __future__ import annotations
+
+import sys
+
+from tqdm import tqdm
+
+
+def progress(iterable=None, total: int | None = None, desc: str = "", unit: str = "it", initial: int = 0) -> tqdm:
+    """A tqdm bar on stderr; where that is no terminal it is renewed every 20 seconds in place of ten times a second."""
+    live = sys.stderr.isatty()
+    return tqdm(
+        iterable,
+        total=total,
+        desc=desc,
+        unit=unit,
+        initial=initial,
+        mininterval=0.2 if live else 20,
+        maxinterval=1 if live else 60,
+        dynamic_ncols=live,
+        ascii=not live,
+    )
