@@ -1,0 +1,37 @@
+"""The networks: each `model/NAME.py` with a class `Net` is a model that `--model NAME` selects."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from torch import nn
+
+from common.errors import InputError, one_line
+
+NOT_MODELS = {"ops", "checkpoint", "init", "export"}
+
+
+def model_names() -> list[str]:
+    """The names that `--model` takes for a network, in alphabetical order."""
+    return sorted({module.name for module in pkgutil.iter_modules(__path__)} - NOT_MODELS)
+
+
+def net_class(name: str) -> type[nn.Module]:
+    """The class `Net` of `model/NAME.py`. `InputError` where there is none."""
+    if name not in model_names():
+        raise InputError(f"there is no model {name!r}: --model takes {', '.join(model_names())} (a file model/NAME.py)")
+    module = importlib.import_module(f"model.{name}")
+    if not hasattr(module, "Net"):
+        raise InputError(f"model/{name}.py has no class Net: a model needs Net(scale=, multi_scale=, group=)")
+    return module.Net
+
+
+def build_net(name: str, scale: int, multi_scale: bool = False, group: int = 1) -> nn.Module:
+    """`model/NAME.py`'s `Net(scale=, multi_scale=, group=)`, freshly initialised; `InputError` if that fails."""
+    try:
+        return net_class(name)(scale=scale, multi_scale=multi_scale, group=group)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"model/{name}.py cannot be built with scale={scale}, group={group}: {one_line(error)}"
+        ) from None

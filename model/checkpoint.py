@@ -1,0 +1,234 @@
+"""Weight files: reading any known form safely, finding out what they hold, writing ours and the authors'.
+
+Known forms of CFSRCNN are the authors' (`conv1.0.weight`, ...) and ours ("native": `febs.0.feu.weight`, ...), single- or
+multi-scale, as `.pth` or `.safetensors`, bare or inside `state_dict`, `params_ema` or `params`, with or without the
+`module.` of DataParallel. Command line: `python -m model.checkpoint convert IN OUT --format authors|native`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from common.errors import InputError, one_line, run_command
+from common.files import whole_file
+from model import build_net, net_class
+
+State = dict[str, Tensor]
+WRAPPERS = ("params_ema", "params", "state_dict")
+
+
+def _authors_names() -> dict[str, str]:
+    """Native name -> the authors' name of each layer, read off Figure 2 (docs/paper_map.md), in the authors' order."""
+    names = {}
+    for k in range(17):
+        names |= {f"febs.{k}.feu": f"conv{2 * k + 1}.0", f"febs.{k}.cu": f"conv{2 * k + 2}.0"}
+    del names["febs.16.cu"]  # the last FEB has no CU
+    names |= {f"eb.feus.{k}": f"conv{34 + k}.0" for k in range(6)}
+    names |= {f"frb.feus.{k}": f"conv34_{k + 1}.0" for k in range(5)}
+    return names | {"frb.conv": "conv41.0"}
+
+
+AUTHORS_NAME = _authors_names()
+NATIVE_NAME = {authors: native for native, authors in AUTHORS_NAME.items()}
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a CFSRCNN weight file holds: its `form` ("authors" or "native") and the scales it serves."""
+
+    form: str
+    scales: tuple[int, ...]
+
+    @property
+    def multi_scale(self) -> bool:
+        return len(self.scales) > 1
+
+    def __str__(self) -> str:
+        kind = "a multi-scale" if self.multi_scale else f"an x{self.scales[0]}"
+        form = "the authors'" if self.form == "authors" else "native"
+        return f"{kind} CFSRCNN checkpoint in {form} form"
+
+
+def read_state(path: Path | str) -> State:
+    """The tensors of a weight file by name, unwrapped and without `module.`; nothing in the file is ever run.
+
+    Raises `InputError` for a file that is missing, no weight file, or a pickle of more than weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: name a .pth or .safetensors file")
+    try:
+        loaded = load_file(path) if path.suffix == ".safetensors" else _torch_load(path)
+    except InputError:
+        raise
+    except Exception as error:  # torch.load raises nearly anything for a damaged file
+        raise InputError(f"{path} is no readable weight file ({one_line(error)[:120]})") from None
+    for wrapper in WRAPPERS:
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+            break
+    if not isinstance(loaded, dict) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise InputError(f"{path} holds no weights: expected tensors by name, or those inside {', '.join(WRAPPERS)}")
+    return {str(name).removeprefix("module."): value for name, value in loaded.items()}
+
+
+def identify(state: State) -> Contents | None:
+    """What a state dict of CFSRCNN holds, found in its names and shapes; None if it is not of CFSRCNN."""
+    form = "native" if "febs.0.feu.weight" in state else "authors" if "conv34_1.0.weight" in state else None
+    if form is None:
+        return None
+    prefix = "cb.upsample." if form == "native" else "upsample."
+    if f"{prefix}up2.body.0.weight" in state:
+        return Contents(form, (2, 3, 4))
+    first = state.get(f"{prefix}up.body.0.weight")
+    if first is None:
+        return None
+    if first.shape[0] == 9 * 64:
+        return Contents(form, (3,))
+    return Contents(form, (4,) if f"{prefix}up.body.2.weight" in state else (2,))
+
+
+def to_native(state: State) -> State:
+    """Renames the authors' layers to ours; a native state comes back as it is. The tensors are the same."""
+    return {_rename(name, NATIVE_NAME, ("upsample.", "cb.upsample.")): value for name, value in state.items()}
+
+
+def to_authors(state: State) -> State:
+    """Renames our layers to the authors'; the order becomes theirs too: mean shifts, layers, upsampler."""
+    renamed = {_rename(name, AUTHORS_NAME, ("cb.upsample.", "upsample.")): value for name, value in state.items()}
+    order = ["sub_mean.shifter", "add_mean.shifter", *AUTHORS_NAME.values()]
+    place = {layer: number for number, layer in enumerate(order)}
+    return dict(sorted(renamed.items(), key=lambda item: place.get(item[0].rpartition(".")[0], len(place))))
+
+
+def load_net(path: Path | str, model: str = "cfsrcnn", scale: int = 2, group: int = 1) -> nn.Module:
+    """The network `model/MODEL.py` with the weights of `path`, ready to upscale by `scale` (2, 3 or 4).
+
+    A multi-scale file serves each of its scales. Raises `InputError`, saying what the file is, where it does not fit.
+    """
+    net_class(model)
+    state = read_state(path)
+    contents = identify(state)
+    if contents is not None and model == "cfsrcnn":
+        if scale not in contents.scales:
+            fits = "|".join(map(str, contents.scales))
+            raise InputError(f"{path} is {contents}, not for --scale {scale}: use --scale {fits} or another file")
+        net = build_net(model, scale, contents.multi_scale, group)
+        return _fill(net, to_native(state), path)
+    for multi_scale in (False, True):
+        net = build_net(model, scale, multi_scale, group)
+        if _shapes(net.state_dict()) == _shapes(state):
+            return _fill(net, state, path)
+    what = f"{contents}" if contents else f"a file of {len(state)} tensors such as {next(iter(state))}"
+    raise InputError(f"{path} does not fit --model {model} --scale {scale}: it is {what}")
+
+
+def load_matching(net: nn.Module, path: Path | str) -> str:
+    """Copies into `net` all weights of `path` but the upsampler's where those are of another scale; says what it did.
+
+    Raises `InputError` where another layer is missing or of another shape.
+    """
+    state, own = read_state(path), net.state_dict()
+    if identify(state) is not None:
+        state = to_native(state)
+    taken = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
+    left = [name for name in own if name not in taken]
+    if wrong := [name for name in left if "upsample" not in name]:
+        raise InputError(f"{path} cannot be a start for this network: {wrong[0]} is missing or of another shape")
+    _check_finite(taken, path)
+    net.load_state_dict(taken, strict=False)
+    rest = "" if not left else f", {len(left)} of the upsampler left as initialised"
+    return f"{len(taken)} tensors taken from {path}{rest}"
+
+
+def save_state(state: State, path: Path | str) -> None:
+    """Writes a state dict as `.safetensors` or, with any other ending, as a `.pth` of weights alone."""
+    state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    with whole_file(path) as temporary:
+        if Path(path).suffix == ".safetensors":
+            save_file(state, temporary)
+        else:
+            torch.save(state, temporary)
+
+
+def _torch_load(path: Path) -> object:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > max(path.stat().st_size * 2, 1 << 20):
+                raise InputError(f"{path} is packed far smaller than its contents, as no weight file is: refused")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if _is_pickle(path) and "weights_only" in str(error).lower():
+            raise InputError(
+                f"{path} is a pickle of more than weights, which could run code: refused; ask its author for a state dict"
+            ) from None
+        raise
+
+
+def _is_pickle(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return zipfile.is_zipfile(path) or file.read(1) == pickle.PROTO
+
+
+def _rename(name: str, table: dict[str, str], prefix: tuple[str, str]) -> str:
+    if name.startswith(prefix[0]):
+        return prefix[1] + name[len(prefix[0]) :]
+    layer, _, kind = name.rpartition(".")
+    return f"{table[layer]}.{kind}" if layer in table else name
+
+
+def _shapes(state: State) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in state.items()}
+
+
+def _fill(net: nn.Module, state: State, path: Path | str) -> nn.Module:
+    own, given = _shapes(net.state_dict()), _shapes(state)
+    for name in own:
+        if own[name] != given.get(name):
+            raise InputError(f"{path} is damaged: {name} is {given.get(name, 'missing')}, not {own[name]}")
+    if extra := [name for name in given if name not in own]:
+        raise InputError(f"{path} has a tensor that the network does not know: {extra[0]}")
+    _check_finite(state, path)
+    net.load_state_dict(state)
+    return net
+
+
+def _check_finite(state: State, path: Path | str) -> None:
+    for name, value in state.items():
+        if not torch.isfinite(value).all():
+            raise InputError(f"{path} is damaged: {name} has values that are not finite")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m model.checkpoint", description="Weight files of CFSRCNN.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    convert = commands.add_parser("convert", help="write a weight file in another form; .safetensors by its ending")
+    convert.add_argument("input", type=Path)
+    convert.add_argument("output", type=Path)
+    convert.add_argument("--format", choices=("authors", "native"), required=True)
+    show = commands.add_parser("show", help="say what a weight file holds")
+    show.add_argument("input", type=Path)
+    args = parser.parse_args()
+
+    state = read_state(args.input)
+    contents = identify(state)
+    if contents is None:
+        raise InputError(f"{args.input} is no CFSRCNN checkpoint: its first tensor is {next(iter(state))}")
+    if args.command == "show":
+        print(f"{args.input} is {contents}: {sum(value.numel() for value in state.values()):,} values")
+        return
+    save_state(to_authors(state) if args.format == "authors" else to_native(state), args.output)
+    print(f"wrote {args.output} ({args.format} form, {', '.join(f'x{scale}' for scale in contents.scales)})")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,84 @@
+"""The parts that are not the paper's own: mean shift, sub-pixel upsampler, a convolution kept in float32."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+DIV2K_MEAN = (0.4488, 0.4371, 0.4040)  # RGB mean of the DIV2K training images, [0, 1]
+
+
+class FP32Conv2d(nn.Conv2d):
+    """A convolution that autocast leaves in the precision of its weights: the network's first and last word."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(self.weight.dtype))
+
+
+class MeanShift(nn.Module):
+    """Subtracts (`sub=True`) or adds an RGB mean by a frozen 1x1 convolution; NxCxHxW in, the same out."""
+
+    def __init__(self, mean_rgb: tuple[float, float, float] = DIV2K_MEAN, sub: bool = True):
+        super().__init__()
+        self.shifter = FP32Conv2d(3, 3, 1)
+        self.shifter.weight.data = torch.eye(3).view(3, 3, 1, 1)
+        self.shifter.bias.data = torch.tensor(mean_rgb) * (-1.0 if sub else 1.0)
+        self.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shifter(x)
+
+
+class _SubPixel(nn.Module):
+    """The sub-pixel convolution for one scale: x2 and x3 are one convolution and shuffle, x4 is x2 twice."""
+
+    def __init__(self, channels: int, scale: int, group: int):
+        super().__init__()
+        step = 3 if scale == 3 else 2
+        self.body = nn.Sequential()
+        for _ in range(round(math.log(scale, step))):
+            self.body.append(nn.Conv2d(channels, step * step * channels, 3, padding=1, groups=group))
+            self.body.append(nn.PixelShuffle(step))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+    def merged(self, a: Tensor, b: Tensor) -> Tensor:
+        x = a + b
+        for conv, shuffle in zip(self.body[0::2], self.body[1::2], strict=True):
+            x = shuffle(nn.functional.conv2d(x, conv.weight, 2 * conv.bias, padding=1, groups=conv.groups))
+        return x
+
+
+class UpsampleBlock(nn.Module):
+    """The sub-pixel upsampler, NxCxHxW -> NxCx(scale*H)x(scale*W), with no activation inside.
+
+    `multi_scale=True` holds three of them and `forward` takes the scale (2, 3 or 4) of each batch.
+    """
+
+    def __init__(self, n_channels: int, scale: int = 0, multi_scale: bool = False, group: int = 1):
+        super().__init__()
+        self.scale, self.multi_scale = scale, multi_scale
+        if multi_scale:
+            self.up2, self.up3, self.up4 = (_SubPixel(n_channels, each, group) for each in (2, 3, 4))
+        else:
+            self.up = _SubPixel(n_channels, scale, group)
+
+    def _at(self, scale: int | None) -> _SubPixel:
+        if not self.multi_scale:
+            if scale not in (None, self.scale):
+                raise ValueError(f"this network is for scale {self.scale}, not {scale}")
+            return self.up
+        if scale not in (2, 3, 4):
+            raise ValueError(f"a multi-scale network needs a scale of 2, 3 or 4, not {scale}")
+        return getattr(self, f"up{scale}")
+
+    def forward(self, x: Tensor, scale: int | None = None) -> Tensor:
+        return self._at(scale)(x)
+
+    def merged(self, a: Tensor, b: Tensor, scale: int | None = None) -> Tensor:
+        """`self(a) + self(b)` in one pass: the upsampler is affine, so it is its linear part on a + b, biases twice."""
+        return self._at(scale).merged(a, b)
