@@ -1,0 +1,38 @@
+"""The demo's test set: photographs that scikit-image ships inside its package, in the authors' layout at x2, x3, x4.
+
+Command line: `python -m dataset.demo [--out FOLDER]`; what is there already is kept. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import skimage
+
+from common.errors import InputError, run_command
+from dataset.hdf5 import SCALES
+from dataset.prepare import prepare
+
+PHOTOGRAPHS = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
+
+
+def make_demo_set(folder: Path, scales: list[int]) -> None:
+    """Writes `folder`/xS for those of `scales` that it lacks. `InputError` if scikit-image came without its pictures."""
+    files = [Path(skimage.__file__).parent / "data" / name for name in PHOTOGRAPHS]
+    if missing := next((file for file in files if not file.is_file()), None):
+        raise InputError(f"{missing} is missing: install scikit-image from a wheel of the version in requirements.txt")
+    if lacking := [scale for scale in scales if not (folder / f"x{scale}").is_dir()]:
+        prepare(files, folder, lacking)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m dataset.demo", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("demo/photographs"), help="default: demo/photographs")
+    parser.add_argument("--scales", type=int, nargs="+", choices=SCALES, default=list(SCALES), help="default: 2 3 4")
+    args = parser.parse_args()
+    make_demo_set(args.out, sorted(set(args.scales)))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,102 @@
+"""The training set as one HDF5 file in the authors' layout: writing it and reading it. No crops, no batches.
+
+Groups `HR`, `X2`, `X3`, `X4`, each with a dataset per image named by its number in file-name order ("0", "1", ...),
+uint8 HxWx3. Our datasets are stored contiguously, so that they can be mapped into memory instead of read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from common.errors import InputError, one_line
+from common.files import whole_file
+
+SCALES = (2, 3, 4)
+
+
+@dataclass
+class TrainingImages:
+    """`hr[i]` and `lr[scale][i]` are uint8 HxWx3; scale * the LR size is the HR size."""
+
+    hr: list[np.ndarray]
+    lr: dict[int, list[np.ndarray]]
+
+    def __len__(self) -> int:
+        return len(self.hr)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(image.nbytes for images in (self.hr, *self.lr.values()) for image in images)
+
+    def in_memory(self) -> TrainingImages:
+        """The same with every image read into memory."""
+        return TrainingImages(
+            [np.array(x) for x in self.hr], {s: [np.array(x) for x in lr] for s, lr in self.lr.items()}
+        )
+
+
+def write_hdf5(path: Path, pairs: Iterable[tuple[np.ndarray, dict[int, np.ndarray]]]) -> None:
+    """Writes (HR, {scale: LR}) one after the other; `path` appears only when all are written."""
+    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+        for number, (hr, lrs) in enumerate(pairs):
+            file.create_dataset(f"HR/{number}", data=hr)
+            for scale, lr in lrs.items():
+                file.create_dataset(f"X{scale}/{number}", data=lr)
+
+
+def read_hdf5(path: Path | str, scales: Iterable[int]) -> TrainingImages:
+    """The HR images and those of `scales`, mapped: they lie in the file and are read as they are used.
+
+    Images that the file stores in chunks or compressed cannot be mapped and are read at once. Raises `InputError` where
+    the file is missing or damaged, or its groups, types, counts or sizes are not those of a training set.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: make it with `python div2h5.py` (see README.md, Training data)")
+    try:
+        with h5py.File(path, "r") as file:
+            hr = _read_group(path, file, "HR")
+            lr = {scale: _read_group(path, file, f"X{scale}") for scale in scales}
+    except InputError:
+        raise
+    except Exception as error:  # h5py raises OSError, KeyError, RuntimeError, ... on damaged files
+        raise InputError(f"{path} is not a readable HDF5 file ({one_line(error)}): make it again") from None
+    for scale, images in lr.items():
+        _check_pairs(path, hr, scale, images)
+    return TrainingImages(hr, lr)
+
+
+def _read_group(path: Path, file: h5py.File, name: str) -> list[np.ndarray]:
+    if not isinstance(file.get(name), h5py.Group):
+        have = ", ".join(file.keys()) or "nothing"
+        raise InputError(f"{path} has no group {name} (it has {have}): make it again with `python div2h5.py`")
+    group = file[name]
+    images = []
+    for number in range(len(group)):
+        dataset = group.get(str(number))
+        if not isinstance(dataset, h5py.Dataset):
+            raise InputError(f"{path}: {name} has {len(group)} entries but no image {number}: make it again")
+        if dataset.dtype != np.uint8 or dataset.ndim != 3 or dataset.shape[2] != 3 or 0 in dataset.shape:
+            raise InputError(f"{path}: {name}/{number} is {dataset.dtype}{dataset.shape}, not uint8 (H, W, 3)")
+        offset = dataset.id.get_offset() if dataset.chunks is None else None
+        if offset is None:
+            images.append(dataset[()])
+        else:
+            images.append(np.memmap(path, np.uint8, "r", offset, dataset.shape))
+    if not images:
+        raise InputError(f"{path}: group {name} is empty: make it again with `python div2h5.py`")
+    return images
+
+
+def _check_pairs(path: Path, hr: list[np.ndarray], scale: int, lr: list[np.ndarray]) -> None:
+    if len(hr) != len(lr):
+        raise InputError(f"{path}: {len(hr)} HR images but {len(lr)} at X{scale}: make it again")
+    for number, (high, low) in enumerate(zip(hr, lr, strict=True)):
+        if high.shape[:2] != (low.shape[0] * scale, low.shape[1] * scale):
+            sizes = f"HR {high.shape[1]}x{high.shape[0]}, X{scale} {low.shape[1]}x{low.shape[0]}"
+            raise InputError(f"{path}: the sizes of image {number} do not match ({sizes}): make it again")

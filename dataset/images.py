@@ -1,0 +1,117 @@
+"""Reading any picture file as 8-bit RGB, and writing PNG. No resizing, no measuring.
+
+A picture that is not 8-bit RGB is converted; `Picture.converted` says from what, so that a caller can tell the user.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+from common.errors import InputError, one_line
+from common.files import whole_file
+
+EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+MAX_PIXELS = 256_000_000  # a header that promises more is refused before memory is taken
+Image.MAX_IMAGE_PIXELS = None  # the check is ours: an error of one line in place of a warning
+
+
+@dataclass
+class Picture:
+    """`rgb`: uint8 HxWx3. `alpha`: uint8 HxW or None. `gray`: the file held one channel. `converted`: from what."""
+
+    rgb: np.ndarray
+    alpha: np.ndarray | None
+    gray: bool
+    converted: str | None
+
+
+def list_images(folder: Path | str) -> list[Path]:
+    """The picture files directly in `folder` in file-name order; `InputError` if it is no folder or holds none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder: name a folder of pictures")
+    files = [f for f in folder.iterdir() if f.suffix.lower() in EXTENSIONS and not f.name.startswith(".")]
+    if not files:
+        raise InputError(f"{folder} holds no pictures ({', '.join(sorted(EXTENSIONS))})")
+    return sorted(files, key=lambda f: f.name)
+
+
+def read_picture(path: Path | str) -> Picture:
+    """Reads one file with its EXIF turn applied. `InputError` names a file that is missing, broken or too large."""
+    path = Path(path)
+    try:
+        with Image.open(path) as image:
+            return _decode(path, image)
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except MemoryError:
+        raise InputError(f"{path}: not enough memory to decode it") from None
+    except Exception as error:  # decoders of damaged files raise nearly anything
+        raise InputError(f"{path} is not a readable picture ({one_line(error)}): replace or remove it") from None
+
+
+def read_rgb(path: Path | str) -> np.ndarray:
+    """`read_picture(path).rgb`: uint8 HxWx3."""
+    return read_picture(path).rgb
+
+
+def write_png(path: Path | str, image: np.ndarray) -> None:
+    """Writes uint8 HxW, HxWx3 or HxWx4 as PNG; the final name appears only when the file is whole."""
+    with whole_file(path) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG", compress_level=3)
+
+
+def say_conversions(pictures: Iterable[tuple[str, Picture]]) -> str | None:
+    """One line on all converted pictures among (name, picture), such as "converted to 8-bit RGB: 2 grayscale (a, b)"."""
+    found = [(name, picture.converted) for name, picture in pictures if picture.converted]
+    if not found:
+        return None
+    kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(kind for _, kind in found).items())
+    names = ", ".join(name for name, _ in found[:3]) + (", ..." if len(found) > 3 else "")
+    return f"converted to 8-bit RGB: {kinds} ({names})"
+
+
+def _decode(path: Path, image: Image.Image) -> Picture:
+    if image.width * image.height > MAX_PIXELS:
+        raise InputError(
+            f"{path} says it is {image.width}x{image.height}: more than {MAX_PIXELS // 10**6} megapixels are refused"
+        )
+    if ";16" in image.mode or any(";16" in str(tile) for tile in getattr(image, "tile", ())):
+        orientation = image.getexif().get(0x0112, 1)
+        image, kind = _reduce_16_bit(path), "16-bit"
+        image.getexif()[0x0112] = orientation
+    elif image.mode in ("I", "F"):
+        raise InputError(f"{path} has 32-bit pixels: save it with 8 or 16 bits per channel")
+    else:
+        names = {"RGB": None, "L": "grayscale", "1": "black-and-white", "P": "palette", "RGBA": "alpha", "LA": "alpha"}
+        kind = names.get(image.mode, image.mode)
+    image = ImageOps.exif_transpose(image)
+    gray = image.mode in ("1", "L", "LA")
+    alpha = None
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        alpha = np.asarray(image.getchannel("A"))
+        kind = kind or "alpha"
+    return Picture(np.array(image.convert("RGB")), alpha, gray, kind)
+
+
+def _reduce_16_bit(path: Path) -> Image.Image:
+    """Pillow keeps 16 bits for one channel only, so OpenCV reads; 65535 -> 255 by rounding v / 257."""
+    wide = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if wide is None:
+        raise InputError(f"{path} is not a readable 16-bit picture: save it with 8 bits per channel")
+    if wide.dtype == np.uint16:
+        wide = ((wide.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if wide.ndim == 2:
+        return Image.fromarray(wide)
+    order = [2, 1, 0, 3] if wide.shape[2] == 4 else [2, 1, 0]
+    return Image.fromarray(np.ascontiguousarray(wide[:, :, order]))

@@ -1,0 +1,111 @@
+"""Folders of pictures -> (HR, {scale: LR}) training pairs, decoded in parallel, into the HDF5 file."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import InputError
+from common.progress import progress
+from dataset.hdf5 import write_hdf5
+from dataset.images import Picture, list_images, read_picture, say_conversions
+from dataset.imresize import imresize
+
+
+@dataclass
+class _Pair:
+    """One HR file and, where they exist, its LR files by scale; no LR files: they are made."""
+
+    hr: Path
+    lr: dict[int, Path]
+
+
+def write_training_set(
+    sources: list[Path], out: Path, scales: list[int], edge: str = "clamp", workers: int = 0
+) -> None:
+    """Writes the pictures of all `sources` into the HDF5 file `out`, with a progress bar and a line on what was done.
+
+    A source is DIV2K as downloaded (DIV2K_train_HR beside DIV2K_train_LR_bicubic/X2..X4) or a folder of pictures, whose
+    HR images are cropped to a multiple of the scales and whose LR images are `imresize` of them with the rule `edge`.
+    Raises `InputError` naming the file for a missing LR image, sizes that do not match and a broken picture.
+    """
+    pairs = [pair for source in sources for pair in _find_pairs(source, scales)]
+    seen: list[tuple[str, Picture]] = []
+
+    def read(pair: _Pair) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+        picture = read_picture(pair.hr)
+        seen.append((pair.hr.name, Picture(picture.rgb[:1, :1], None, picture.gray, picture.converted)))
+        return _read_given(pair, picture.rgb) if pair.lr else _make_lr(pair.hr, picture.rgb, scales, edge)
+
+    done = _in_order(read, pairs, workers or os.cpu_count() or 1)
+    write_hdf5(out, progress(done, len(pairs), out.name, "image"))
+    made = "as found" if pairs[0].lr else f"made by our resize, edges {edge}"
+    print(f"wrote {out}: {len(pairs)} images, scales {', '.join(f'x{s}' for s in scales)}, LR {made}")
+    if note := say_conversions(seen):
+        print(note)
+
+
+def _find_pairs(source: Path, scales: list[int]) -> list[_Pair]:
+    high, low = source / "DIV2K_train_HR", source / "DIV2K_train_LR_bicubic"
+    if source.name == "DIV2K_train_HR":
+        high, low = source, source.parent / "DIV2K_train_LR_bicubic"
+    if not high.is_dir():
+        return [_Pair(file, {}) for file in list_images(source)]
+    if not low.is_dir():
+        print(f"{low} is not there: the LR images are made by our resize")
+        return [_Pair(file, {}) for file in list_images(high)]
+    pairs = []
+    for file in list_images(high):
+        lr = {scale: low / f"X{scale}" / f"{file.stem}x{scale}{file.suffix}" for scale in scales}
+        for scale, path in lr.items():
+            if not path.is_file():
+                raise InputError(
+                    f"{path} is missing, the X{scale} image of {file.name}: download it, or leave X{scale} out by --scales"
+                )
+        pairs.append(_Pair(file, lr))
+    return pairs
+
+
+def _read_given(pair: _Pair, hr: np.ndarray) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    lrs = {}
+    for scale, path in pair.lr.items():
+        lr = lrs[scale] = read_picture(path).rgb
+        if (lr.shape[0] * scale, lr.shape[1] * scale) != hr.shape[:2]:
+            raise InputError(
+                f"{path} is {lr.shape[1]}x{lr.shape[0]}, not a {scale}th of {pair.hr.name} "
+                f"({hr.shape[1]}x{hr.shape[0]}): download both again"
+            )
+    return hr, lrs
+
+
+def _make_lr(path: Path, hr: np.ndarray, scales: list[int], edge: str) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    step = math.lcm(*scales)
+    height, width = hr.shape[0] // step * step, hr.shape[1] // step * step
+    if not height or not width:
+        raise InputError(f"{path} is {hr.shape[1]}x{hr.shape[0]}, smaller than {step}x{step}: remove it")
+    hr = np.ascontiguousarray(hr[:height, :width])
+    return hr, {scale: imresize(hr, Fraction(1, scale), edge) for scale in scales}
+
+
+def _in_order(function, items: Iterable, workers: int) -> Iterator:
+    """`map` on threads that keeps the order and at most two results per thread in memory."""
+    with ThreadPoolExecutor(workers) as pool:
+        pending: deque = deque()
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) >= 2 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()

@@ -1,0 +1,157 @@
+"""Random training patches in whole batches, as the authors draw them. No files, no network.
+
+Each image comes once per epoch, in random order, with one random crop, flips and a quarter turn. What is drawn depends
+on the seed alone; where the pixels come from does not change it: on a GPU that holds the images, the augmented LR and HR
+batches are one gather each by index arithmetic (`_DeviceImages`), otherwise slices are copied into one uint8 batch
+(`_HostImages`). A test holds the two equal.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.errors import InputError
+from dataset.hdf5 import TrainingImages
+
+HR = 1  # the HR images are those of scale 1
+
+
+@dataclass
+class Batch:
+    """`lr` Nx3xPxP and `hr` Nx3x(scale*P)x(scale*P), float32 RGB in [0, 1], channels_last, on the training device."""
+
+    lr: Tensor
+    hr: Tensor
+    scale: int
+
+
+class _Images(Protocol):
+    def cut(self, scale: int, image: np.ndarray, corner: np.ndarray, turn: np.ndarray, patch: int) -> Tensor: ...
+
+
+class PatchSampler:
+    """An endless stream of batches. `scales` with more than one entry draws the scale of each batch.
+
+    `device`: where batches are wanted. `on_device`: the images lie there too (default: only on a GPU).
+    Raises `InputError` if the patch does not fit into every image, naming those that are too small.
+    """
+
+    def __init__(
+        self,
+        images: TrainingImages,
+        patch_size: int,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        on_device: bool = False,
+    ):
+        self.scales = tuple(sorted(images.lr))
+        self.patch_size, self.batch_size = patch_size, batch_size
+        self._sizes = {scale: np.array([x.shape[:2] for x in images.lr[scale]]) for scale in self.scales}
+        self._check_sizes()
+        self._source: _Images = _DeviceImages(images, device) if on_device else _HostImages(images, device)
+        self._random = np.random.default_rng(seed)
+        self._order = np.empty(0, np.int64)  # what is left of the epoch
+
+    def next(self) -> Batch:
+        """Draws a batch: image numbers, corners and turns on the host, then the pixels."""
+        count, patch = self.batch_size, self.patch_size
+        scale = int(self._random.choice(self.scales)) if len(self.scales) > 1 else self.scales[0]
+        image = self._next_images(count)
+        corner = self._random.integers(0, self._sizes[scale][image] - patch + 1)  # (N, 2): LR row, LR column
+        turn = self._random.integers(0, 2, (count, 3)).astype(bool)  # transpose, flip rows, flip columns: all 8 turns
+        lr = self._source.cut(scale, image, corner, turn, patch)
+        hr = self._source.cut(HR, image, corner * scale, turn, patch * scale)
+        return Batch(lr, hr, scale)
+
+    def state(self) -> str:
+        """The position in the stream, for `restore`, as JSON."""
+        return json.dumps({"random": self._random.bit_generator.state, "order": self._order.tolist()})
+
+    def restore(self, state: str) -> None:
+        """Goes on where `state` was taken."""
+        loaded = json.loads(state)
+        self._random.bit_generator.state = loaded["random"]
+        self._order = np.array(loaded["order"], np.int64)
+
+    def _next_images(self, count: int) -> np.ndarray:
+        while len(self._order) < count:
+            epoch = self._random.permutation(len(self._sizes[self.scales[0]]))
+            self._order = np.concatenate([self._order, epoch])
+        image, self._order = self._order[:count], self._order[count:]
+        return image
+
+    def _check_sizes(self) -> None:
+        for scale, sizes in self._sizes.items():
+            small = np.flatnonzero(sizes.min(1) < self.patch_size)
+            if len(small):
+                named = ", ".join(f"{i} ({sizes[i][1]}x{sizes[i][0]})" for i in small[:5])
+                more = f" and {len(small) - 5} more" if len(small) > 5 else ""
+                fits = int(sizes.min())
+                raise InputError(
+                    f"--patch_size {self.patch_size} is larger than the X{scale} images {named}{more}: "
+                    f"use --patch_size {fits} or smaller, or leave these pictures out"
+                )
+
+
+class _HostImages:
+    """Slices into one uint8 batch, converted to float at once: twice as fast as a tensor per image."""
+
+    def __init__(self, images: TrainingImages, device: torch.device | str):
+        self._images = {HR: images.hr, **images.lr}
+        self._device = torch.device(device)
+
+    def cut(self, scale: int, image: np.ndarray, corner: np.ndarray, turn: np.ndarray, patch: int) -> Tensor:
+        pinned = self._device.type == "cuda"
+        batch = torch.empty(len(image), patch, patch, 3, dtype=torch.uint8, pin_memory=pinned)
+        view = batch.numpy()
+        for n, (i, (y, x), (transpose, flip_y, flip_x)) in enumerate(zip(image, corner, turn, strict=True)):
+            cut = self._images[scale][i][y : y + patch, x : x + patch]
+            if flip_y:
+                cut = cut[::-1]
+            if flip_x:
+                cut = cut[:, ::-1]
+            view[n] = cut.swapaxes(0, 1) if transpose else cut
+        return _to_float(batch.to(self._device, non_blocking=pinned))
+
+
+class _DeviceImages:
+    """All images as one uint8 table of pixels on the device; a batch is one gather by computed indices."""
+
+    def __init__(self, images: TrainingImages, device: torch.device | str):
+        self._device = torch.device(device)
+        self._pixels, self._layout = {}, {}
+        for scale, group in {HR: images.hr, **images.lr}.items():
+            sizes = [image.shape[0] * image.shape[1] for image in group]
+            table = torch.empty(sum(sizes), 3, dtype=torch.uint8, device=self._device)
+            start = np.cumsum([0, *sizes])
+            for image, begin, size in zip(group, start, sizes, strict=False):
+                table[begin : begin + size] = torch.from_numpy(np.array(image)).view(-1, 3).to(self._device)
+            self._pixels[scale] = table
+            self._layout[scale] = start[:-1], np.array([image.shape[1] for image in group])
+
+    def cut(self, scale: int, image: np.ndarray, corner: np.ndarray, turn: np.ndarray, patch: int) -> Tensor:
+        start, width = (each[image] for each in self._layout[scale])
+        transpose, flip_y, flip_x = turn.T
+        # pixel (i, j) of the batch is start + down * i + right * j: flips turn a step's sign, transposing swaps the two
+        down, right = np.where(flip_y, -width, width), np.where(flip_x, -1, 1)
+        start = start + (corner[:, 0] + flip_y * (patch - 1)) * width + corner[:, 1] + flip_x * (patch - 1)
+        down, right = np.where(transpose, right, down), np.where(transpose, down, right)
+        numbers = torch.from_numpy(np.stack([start, down, right]))
+        if self._device.type == "cuda":
+            numbers = numbers.pin_memory().to(self._device, non_blocking=True)
+        first, down_step, right_step = numbers.to(self._device).view(3, -1, 1, 1)
+        step = torch.arange(patch, device=self._device)
+        index = first + down_step * step[:, None] + right_step * step
+        return _to_float(self._pixels[scale][index])
+
+
+def _to_float(batch: Tensor) -> Tensor:
+    """uint8 NxHxWx3 -> float32 Nx3xHxW in [0, 1]; the memory stays as it is, which is channels_last."""
+    return batch.permute(0, 3, 1, 2).float().div_(255)

@@ -1,0 +1,131 @@
+"""Test sets of HR and LR pairs, found in any of the field's three layouts. Reads; upscales and measures nothing.
+
+- the authors': `Set5/x2/img_001_SRF_2_HR.png` beside `..._LR.png`
+- EDSR's benchmark archive: `Set5/HR/baby.png` and `Set5/LR_bicubic/X2/babyx2.png`
+- a folder of HR images: the LR images are made on the fly by `imresize`
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import InputError
+from dataset.images import EXTENSIONS, Picture, list_images, read_picture
+from dataset.imresize import EDGES, imresize
+
+
+@dataclass
+class TestPair:
+    """An HR file and its LR file; None: the LR image is made from the HR image."""
+
+    __test__ = False  # not a test, whatever pytest thinks of the name
+
+    hr_path: Path
+    lr_path: Path | None
+    scale: int
+
+    @property
+    def sr_name(self) -> str:
+        """The authors' name for the SR picture: the HR file's name with HR replaced by SR, as PNG."""
+        stem = self.hr_path.stem
+        return (stem[:-2] + "SR" if stem.endswith("HR") else stem) + ".png"
+
+    @cached_property
+    def hr_picture(self) -> Picture:
+        return read_picture(self.hr_path)
+
+    def read(self) -> tuple[np.ndarray, np.ndarray]:
+        """HR cropped to `scale` times the LR size, and LR; uint8 HxWx3. `InputError` for sizes that disagree."""
+        hr, scale = self.hr_picture.rgb, self.scale
+        if self.lr_path is None:
+            hr = hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale]
+            if hr.size == 0:
+                raise InputError(f"{self.hr_path} is smaller than {scale}x{scale}: remove it")
+            return hr, imresize(hr, Fraction(1, scale))
+        lr = read_picture(self.lr_path).rgb
+        height, width = lr.shape[0] * scale, lr.shape[1] * scale
+        if not (0 <= hr.shape[0] - height < scale and 0 <= hr.shape[1] - width < scale):
+            raise InputError(
+                f"{self.lr_path} is {lr.shape[1]}x{lr.shape[0]}, not a {scale}th of {self.hr_path.name} "
+                f"({hr.shape[1]}x{hr.shape[0]}): make the test set again with `python -m dataset.prepare`"
+            )
+        return hr[:height, :width], lr
+
+
+@dataclass
+class TestSet:
+    """The pairs of one test set at one scale, in file-name order; `name` is its folder's."""
+
+    __test__ = False
+
+    name: str
+    scale: int
+    pairs: list[TestPair]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+
+def open_test_set(folder: Path | str, scale: int) -> TestSet:
+    """Finds the pairs of `folder` at `scale` in whichever layout it has; pictures are read later, one by one.
+
+    Raises `InputError` where the folder or the scale is missing (with the command that makes it) or a pair is torn.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder} does not exist: make it from HR images with `python -m dataset.prepare --hr FOLDER "
+            f"--name {folder.name} --out {folder.parent} --scales {scale}`"
+        )
+    if any((folder / f"x{each}").is_dir() for each in (2, 3, 4, 8)):
+        pairs = _authors_layout(folder, scale)
+    elif (folder / "HR").is_dir():
+        pairs = _edsr_layout(folder, scale)
+    else:
+        pairs = [TestPair(file, None, scale) for file in list_images(folder)]
+    return TestSet(folder.resolve().name, scale, pairs)
+
+
+def differing_share(hr: np.ndarray, lr: np.ndarray, scale: int) -> float:
+    """The share of values of `lr` that differ from our resize of `hr`, by whichever edge rule comes nearer; 0 is ours."""
+    return min(float(np.mean(imresize(hr, Fraction(1, scale), edge) != lr)) for edge in EDGES)
+
+
+def _authors_layout(folder: Path, scale: int) -> list[TestPair]:
+    place = folder / f"x{scale}"
+    if not place.is_dir():
+        have = ", ".join(sorted(each.name for each in folder.glob("x[0-9]")))
+        raise InputError(f"{folder} has {have} but no x{scale}: make it with `python -m dataset.prepare`")
+    files = {file.name: file for file in list_images(place)}
+    pairs, used = [], set()
+    for name, file in files.items():
+        stem = file.stem
+        if stem.endswith("_HR"):
+            lr_name = f"{stem[:-2]}LR{file.suffix}"
+            if lr_name not in files:
+                raise InputError(f"{place / lr_name} is missing, the LR image of {name}")
+            pairs.append(TestPair(file, files[lr_name], scale))
+            used |= {name, lr_name}
+    if orphan := next((file for name, file in files.items() if name not in used), None):
+        raise InputError(f"{orphan} belongs to no pair: names must be NAME_HR.png beside NAME_LR.png")
+    return pairs
+
+
+def _edsr_layout(folder: Path, scale: int) -> list[TestPair]:
+    place = folder / "LR_bicubic" / f"X{scale}"
+    high = list_images(folder / "HR")
+    if not (folder / "LR_bicubic").is_dir():
+        return [TestPair(file, None, scale) for file in high]
+    pairs = []
+    for file in high:
+        found = [place / f"{file.stem}x{scale}{ending}" for ending in (file.suffix, *sorted(EXTENSIONS))]
+        lr_path = next((each for each in found if each.is_file()), None)
+        if lr_path is None:
+            raise InputError(f"{found[0]} is missing, the LR image of {file.name}")
+        pairs.append(TestPair(file, lr_path, scale))
+    return pairs

@@ -1,0 +1,50 @@
+"""Pictures -> the training set as one HDF5 file. Parses flags and wires parts; `dataset/` does the work.
+
+Without flags: DIV2K as downloaded, found in `dataset/`, becomes `dataset/DIV2K_train.h5`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from common.errors import InputError, run_command
+from dataset.imresize import EDGES
+from dataset.pairs import write_training_set
+
+HERE = Path(__file__).parent / "dataset"
+DIV2K_PLACES = [HERE / "DIV2K", HERE / "DIV2K_train", HERE]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Build the HDF5 training set from DIV2K or any folder of pictures.")
+    parser.add_argument(
+        "--source",
+        type=Path,
+        help="a folder with DIV2K_train_HR and DIV2K_train_LR_bicubic/X2..X4, or any folder of pictures, whose LR "
+        "images are then made by dataset/imresize.py (default: DIV2K in dataset/, as downloaded)",
+    )
+    parser.add_argument("--extra", type=Path, nargs="*", default=[], help="more folders of pictures to add")
+    parser.add_argument("--out", type=Path, default=HERE / "DIV2K_train.h5", help="the file to write")
+    parser.add_argument("--scales", type=int, nargs="+", default=[2, 3, 4], choices=[2, 3, 4], help="default: all")
+    parser.add_argument("--edge", choices=EDGES, default="clamp", help="how made LR images treat the border")
+    parser.add_argument("--workers", type=int, default=0, help="decoding threads (default: one per CPU core)")
+    args = parser.parse_args()
+
+    source = args.source or find_div2k()
+    write_training_set([source, *args.extra], args.out, sorted(set(args.scales)), args.edge, args.workers)
+
+
+def find_div2k() -> Path:
+    """The folder in `dataset/` that holds DIV2K_train_HR."""
+    for place in DIV2K_PLACES:
+        if (place / "DIV2K_train_HR").is_dir():
+            return place
+    raise InputError(
+        "DIV2K_train_HR is not in dataset/ or dataset/DIV2K/: unpack DIV2K's archives there (see README.md, "
+        "Training data) or name a folder of pictures with --source"
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)
