@@ -1,0 +1,75 @@
+"""Upscaling and measuring a whole test set: what the benchmark, training-time validation and reports all call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from statistics import fmean
+
+import numpy as np
+
+from common.errors import InputError
+from common.progress import progress
+from dataset.testset import TestPair, TestSet, differing_share
+from evaluation.inference import Upscale
+from evaluation.metrics import Quality, measure
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of a test set: its SR file's name, its `Quality` and the seconds that upscaling took."""
+
+    name: str
+    quality: Quality
+    seconds: float
+
+    def as_dict(self) -> dict[str, str | float]:
+        return {"name": self.name, **asdict(self.quality), "seconds": self.seconds}
+
+
+@dataclass(frozen=True)
+class Result:
+    """The rows of a test set, their plain mean, and the share of LR values that are not our resize of their HR."""
+
+    rows: list[Row]
+    mean: Row
+    foreign_lr: float
+
+
+Keep = Callable[[TestPair, np.ndarray, np.ndarray], None]
+
+
+def evaluate(upscale: Upscale, test_set: TestSet, keep: Keep | None = None, check_lr: bool = True) -> Result:
+    """Upscales and measures each pair of a test set, `keep(pair, sr, hr)` gets the images; with a progress bar if so.
+
+    `check_lr`: find the share of LR values that are not our resize of their HR. `InputError` names an unusable pair.
+    """
+    rows, foreign = [], []
+    for pair in (
+        progress(test_set.pairs, desc=f"{test_set.name} x{test_set.scale}", unit="image") if keep else test_set.pairs
+    ):
+        hr, lr = pair.read()
+        start = time.perf_counter()
+        sr = upscale(lr)
+        seconds = time.perf_counter() - start
+        try:
+            quality = measure(sr, hr, test_set.scale)
+        except InputError as error:
+            raise InputError(f"{pair.hr_path}: {error}") from None
+        rows.append(Row(pair.sr_name, quality, seconds))
+        if check_lr and pair.lr_path is not None:
+            foreign.append(differing_share(hr, lr, test_set.scale))
+        if keep:
+            keep(pair, sr, hr)
+    return Result(rows, mean_row(rows), fmean(foreign) if foreign else 0.0)
+
+
+def mean_row(rows: list[Row]) -> Row:
+    """The plain mean over the images, as the paper's tables give it."""
+    quality = Quality(
+        fmean(row.quality.psnr for row in rows),
+        fmean(row.quality.ssim for row in rows),
+        fmean(row.quality.psnr_rgb for row in rows),
+    )
+    return Row("mean", quality, fmean(row.seconds for row in rows))

@@ -1,0 +1,76 @@
+"""PSNR and SSIM as the authors measure: the one place for training-time validation, the benchmark and the reports.
+
+On the authors' published SR images this gives their figures to every printed digit (tests/test_metrics.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from common.errors import InputError
+
+PROTOCOLS = ("paper", "rounded")
+SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
+
+
+@dataclass(frozen=True)
+class Quality:
+    """`psnr` (dB) and `ssim` on the Y channel, as in the paper's tables; `psnr_rgb` (dB) over the three channels."""
+
+    psnr: float
+    ssim: float
+    psnr_rgb: float
+
+
+def to_uint8(sr: np.ndarray, protocol: str = "paper") -> np.ndarray:
+    """SR float32 in [0, 1], any shape -> uint8: times 255, clamped, then truncated ("paper") or rounded ("rounded")."""
+    sr = np.clip(sr * np.float32(255), 0, 255)
+    return (np.rint(sr) if protocol == "rounded" else sr).astype(np.uint8)
+
+
+def rgb_to_y(rgb: np.ndarray) -> np.ndarray:
+    """Luma of BT.601, 16 to 235, rounded to whole numbers: uint8 HxWx3 -> float64 HxW."""
+    y = rgb.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255 + 16
+    return np.floor(y + 0.5)
+
+
+def measure(sr: np.ndarray, hr: np.ndarray, crop: int) -> Quality:
+    """Compares SR with HR, uint8 HxWx3 of one size, leaving out `crop` (the scale) pixels at each border.
+
+    Raises `InputError` where the sizes differ or less than the 11x11 window of the SSIM is left.
+    """
+    if sr.shape != hr.shape:
+        raise InputError(f"SR is {sr.shape[1]}x{sr.shape[0]} but HR {hr.shape[1]}x{hr.shape[0]}: they must be one size")
+    height, width = hr.shape[0] - 2 * crop, hr.shape[1] - 2 * crop
+    if min(height, width) < SSIM_WINDOW:
+        raise InputError(
+            f"an image of {hr.shape[1]}x{hr.shape[0]} is too small to measure: {SSIM_WINDOW} pixels must remain"
+        )
+    sr, hr = (image[crop : crop + height, crop : crop + width] for image in (sr, hr))
+    sr_y, hr_y = rgb_to_y(sr), rgb_to_y(hr)
+    return Quality(psnr(sr_y, hr_y), ssim(sr_y, hr_y), psnr(sr.astype(np.float64), hr.astype(np.float64)))
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB for float arrays with peak 255; infinite where they are equal."""
+    mse = np.mean((a - b) ** 2)
+    return float(10 * np.log10(255**2 / mse)) if mse else float("inf")
+
+
+def ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean structural similarity (Wang et al. 2004) of float64 HxW arrays, 0 to 255: Gaussian window, valid part only."""
+    kernel = cv2.getGaussianKernel(SSIM_WINDOW, SSIM_SIGMA, cv2.CV_64F)
+    edge = SSIM_WINDOW // 2
+
+    def blur(x: np.ndarray) -> np.ndarray:
+        return cv2.sepFilter2D(x, cv2.CV_64F, kernel, kernel)[edge:-edge, edge:-edge]
+
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    mean_a, mean_b = blur(a), blur(b)
+    var_a, var_b = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2
+    covariance = blur(a * b) - mean_a * mean_b
+    score = (2 * mean_a * mean_b + c1) * (2 * covariance + c2) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+    return float(score.mean())

@@ -1,0 +1,56 @@
+"""What a training run writes down of itself: `log.jsonl` and TensorBoard. Draws nothing, decides nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from common.files import whole_file
+
+
+class TrainingLog:
+    """Lines of `CKPT_DIR/log.jsonl` and scalars in `CKPT_DIR/CKPT_NAME_tensorboard/`, one of each per interval.
+
+    Opened at `step`, it drops what an interrupted run wrote after it, so that no step stands twice.
+    """
+
+    def __init__(self, folder: Path, name: str, step: int):
+        self._name, self._path = name, folder / "log.jsonl"
+        self._keep_until(step)
+        self._board = SummaryWriter(str(folder / f"{name}_tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, values: dict) -> None:
+        """Appends one line: the run's name, the step and `values` (numbers, or {"x2": {"psnr": ...}} for validation)."""
+        with open(self._path, "a") as file:
+            file.write(json.dumps({"run": self._name, "step": step, **values}) + "\n")
+        for key, value in values.items():
+            for scale, figures in value.items() if isinstance(value, dict) else ():
+                for name, figure in figures.items():
+                    self._board.add_scalar(f"{key}/{name}_{scale}", figure, step)
+            if isinstance(value, float):
+                self._board.add_scalar(key, value, step)
+        self._board.flush()
+
+    def picture(self, step: int, sr: np.ndarray) -> None:
+        """One SR image, uint8 HxWx3, for TensorBoard."""
+        self._board.add_image("SR", sr, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self._board.close()
+
+    def _keep_until(self, step: int) -> None:
+        if not self._path.is_file():
+            return
+        kept = []
+        for line in self._path.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:  # cut off by a crash
+                continue
+            if entry["run"] != self._name or entry["step"] <= step:
+                kept.append(line + "\n")
+        with whole_file(self._path) as temporary:
+            temporary.write_text("".join(kept))
