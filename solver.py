@@ -1,0 +1,293 @@
+"""The training loop: patches -> network -> loss -> weights, with validation, logs and checkpoints. Parses no flags.
+
+Change the loss in `LOSSES`, the schedule in `learning_rate`, the data in `dataset/`, the network in `model/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import InputError, one_line
+from common.files import make_folder, whole_file
+from common.progress import progress
+from dataset.hdf5 import SCALES, read_hdf5
+from dataset.patches import PatchSampler
+from dataset.testset import TestSet, open_test_set
+from evaluation.benchmark import evaluate
+from evaluation.inference import NetworkUpscaler
+from evaluation.training_log import TrainingLog
+from model import build_net
+from model.checkpoint import load_matching, save_state
+from model.init import initialise
+
+LOSSES = {"MSE": nn.MSELoss, "L1": nn.L1Loss, "SmoothL1": nn.SmoothL1Loss}
+CUDA_CHECK_INTERVAL = 100  # steps between two looks at the loss, each of which waits for the GPU
+SAME_RUN = ("model", "scale", "group", "patch_size", "batch_size", "seed", "ema")  # --resume cannot change these
+
+
+def learning_rate(step: int, args: argparse.Namespace) -> float:
+    """The rate of step 0, 1, ...: halved every `decay` steps (the paper) or a cosine to zero, after a linear warm-up."""
+    warm = min(1.0, (step + 1) / args.warmup) if args.warmup else 1.0
+    if args.lr_schedule == "cosine":
+        return warm * args.lr * (1 + math.cos(math.pi * min(1.0, step / args.max_steps))) / 2
+    return warm * args.lr * 0.5 ** (step // args.decay)
+
+
+class Solver:
+    """Trains `args.model` as the flags of `train.py` say; `fit()` runs to `args.max_steps`.
+
+    Raises `InputError` for flags, data or checkpoints that do not fit together, before anything is written.
+    """
+
+    def __init__(self, args: argparse.Namespace):
+        self.args = args
+        self.device = pick_device(args.device)
+        self.scales = SCALES if args.scale == 0 else (args.scale,)
+        self.folder, self.step, self.seconds = Path(args.ckpt_dir), 0, 0.0
+        self.latest = self.folder / f"{args.ckpt_name}_latest.train.pt"
+        saved = self._find_run()
+
+        torch.manual_seed(args.seed)
+        net = build_net(args.model, args.scale, multi_scale=args.scale == 0, group=args.group)
+        initialise(net, args.init)
+        if args.pretrained and not saved:
+            print(load_matching(net, args.pretrained))
+        self.net = net.to(self.device, memory_format=torch.channels_last)
+        self.ema_net = copy.deepcopy(self.net).requires_grad_(False) if args.ema else None
+        self.parameters = [weight for weight in self.net.parameters() if weight.requires_grad]
+        self.optimizer = torch.optim.Adam(self.parameters, args.lr, fused=self.device.type in ("cpu", "cuda"))
+        self.loss_fn = LOSSES[args.loss_fn]()
+        self.sampler = self._make_sampler()
+        self.test_sets = self._open_test_sets()
+        self._pending: list[tuple[Tensor, Tensor]] = []  # losses and gradient norms not looked at yet
+        self._window: list[tuple[float, float]] = []  # those since the last line of the log
+        self._stopped_by = 0
+        if saved:
+            self._restore(saved)
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
+
+    def fit(self) -> None:
+        """Trains until `max_steps`; after SIGTERM or Ctrl-C the state is saved and the process exits with 143 or 130."""
+        args = self.args
+        make_folder(self.folder)
+        log = TrainingLog(self.folder, args.ckpt_name, self.step)
+        handlers = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        bar = progress(total=args.max_steps, desc=args.ckpt_name, unit="step", initial=self.step)
+        since, images_done = time.perf_counter(), 0
+        try:
+            while self.step < args.max_steps and not self._stopped_by:
+                self._pending.append(self.train_step())
+                images_done += args.batch_size
+                bar.update()
+                at_interval = self.step % args.print_interval == 0 or self.step == args.max_steps
+                if at_interval or self.device.type != "cuda" or self.step % CUDA_CHECK_INTERVAL == 0:
+                    self._look_at_losses()
+                    rate = images_done / (time.perf_counter() - since)
+                    loss, lr = self._window[-1][0], learning_rate(self.step - 1, args)
+                    bar.set_postfix_str(f"loss {loss:.5f}, lr {lr:.1e}, {rate:.0f} images/s", refresh=False)
+                if at_interval:
+                    self.seconds += time.perf_counter() - since
+                    self._finish_interval(log, rate, bar.write)
+                    since, images_done = time.perf_counter(), 0
+            if self._stopped_by:
+                self.seconds += time.perf_counter() - since
+                self._look_at_losses()
+                self._save_latest()
+        finally:
+            bar.close()
+            log.close()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        if self._stopped_by:
+            print(f"stopped at step {self.step}: {self.latest} is saved, go on with --resume", file=sys.stderr)
+            sys.exit(128 + self._stopped_by)
+
+    def train_step(self) -> tuple[Tensor, Tensor]:
+        """One step on one batch; returns the loss and the gradient norm before clipping, on the device."""
+        args = self.args
+        batch = self.sampler.next()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, args)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=args.precision == "bf16"):
+            sr = self.net(batch.lr, batch.scale)
+        loss = self.loss_fn(sr.float(), batch.hr)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, args.clip if args.clip > 0 else math.inf)
+        self.optimizer.step()
+        if self.ema_net is not None:
+            decay = min(args.ema, (1 + self.step) / (10 + self.step))
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.ema_net.parameters()), list(self.net.parameters()), 1 - decay)
+        self.step += 1
+        return loss.detach(), norm
+
+    # --- once per interval ----------------------------------------------------------------------------------------------
+
+    def _finish_interval(self, log: TrainingLog, rate: float, say) -> None:
+        losses, norms = zip(*self._window, strict=True)
+        values = {
+            "loss": sum(losses) / len(losses),
+            "grad_norm": sum(norms) / len(norms),
+            "lr": learning_rate(self.step - 1, self.args),
+            "images_per_second": round(rate, 2),
+            "seconds": round(self.seconds, 1),
+        }
+        self._window = []
+        line = f"step {self.step}: loss {values['loss']:.5f}"
+        if self.test_sets:
+            values["validation"] = self.validate(log)
+            line += "".join(f", {at} {q['psnr']:.2f}/{q['ssim']:.4f}" for at, q in values["validation"].items())
+        say(line)
+        log.write(self.step, values)
+        save_state((self.ema_net or self.net).state_dict(), self.folder / f"{self.args.ckpt_name}_{self.step}.pth")
+        self._save_latest()
+
+    def validate(self, log: TrainingLog | None = None) -> dict[str, dict[str, float]]:
+        """PSNR (dB) and SSIM of the weights as they would be saved, by the benchmark's code: {"x2": {"psnr", "ssim"}}."""
+        net, figures = self.ema_net or self.net, {}
+        for number, test_set in enumerate(self.test_sets):
+            upscale = NetworkUpscaler(net, test_set.scale, self.device)
+            if log and number == 0:
+                log.picture(self.step, upscale(test_set.pairs[0].read()[1]))
+            quality = evaluate(upscale, test_set, check_lr=False).mean.quality
+            figures[f"x{test_set.scale}"] = {"psnr": quality.psnr, "ssim": quality.ssim}
+        net.train()
+        return figures
+
+    def _look_at_losses(self) -> None:
+        """Moves the pending losses to the host. `InputError` if one is not finite: nothing of this run is saved after."""
+        if not self._pending:
+            return
+        values = torch.stack([torch.stack((loss.float(), norm.float())) for loss, norm in self._pending]).tolist()
+        first = self.step - len(values) + 1
+        self._pending = []
+        for number, (loss, norm) in enumerate(values):
+            if not math.isfinite(loss):
+                good = f"the last good state is {self.latest}" if self.latest.exists() else "nothing was saved before"
+                raise InputError(f"the loss is {loss} at step {first + number}: {good}; try a lower --lr or --clip")
+            self._window.append((loss, norm))
+
+    # --- saving and resuming --------------------------------------------------------------------------------------------
+
+    def _save_latest(self) -> None:
+        state = {
+            "options": {name: getattr(self.args, name) for name in SAME_RUN},
+            "images": self.image_count,
+            "step": self.step,
+            "seconds": self.seconds,
+            "window": self._window,
+            "net": self.net.state_dict(),
+            "ema": self.ema_net.state_dict() if self.ema_net else None,
+            "optimizer": self.optimizer.state_dict(),
+            "sampler": self.sampler.state(),
+            "random": torch.get_rng_state(),
+        }
+        with whole_file(self.latest) as temporary:
+            torch.save(state, temporary)
+
+    def _find_run(self) -> dict | None:
+        """The saved state to go on from; None for a fresh start. `InputError` if a fresh start would overwrite a run."""
+        args = self.args
+        if not self.latest.exists():
+            if args.resume:
+                print(f"--resume: there is no {self.latest} yet, so training starts at step 0")
+            return None
+        if not args.resume:
+            raise InputError(
+                f"{self.latest} belongs to a run that stands there: go on with --resume, or choose another "
+                "--ckpt_dir or --ckpt_name"
+            )
+        try:
+            saved = torch.load(self.latest, map_location="cpu", weights_only=True)
+            options = saved["options"]
+        except Exception as error:
+            raise InputError(f"{self.latest} cannot be read ({one_line(error)[:200]}): move it away") from None
+        for name, value in options.items():
+            if getattr(args, name) != value:
+                raise InputError(f"--resume: the run in {self.folder} has --{name} {value}, not {getattr(args, name)}")
+        return saved
+
+    def _restore(self, saved: dict) -> None:
+        if saved["images"] != self.image_count:
+            raise InputError(
+                f"--resume: the run in {self.folder} had {saved['images']} images, but {self.args.train_data_path} has "
+                f"{self.image_count}: give it the same --train_data_path"
+            )
+        self.net.load_state_dict(saved["net"])
+        if self.ema_net is not None:
+            self.ema_net.load_state_dict(saved["ema"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.sampler.restore(saved["sampler"])
+        torch.set_rng_state(saved["random"])
+        self.step, self.seconds = saved["step"], saved["seconds"]
+        self._window = [tuple(pair) for pair in saved["window"]]
+        print(f"resumed {self.latest} at step {self.step}")
+
+    def _ask_to_stop(self, number: int, _frame: object) -> None:
+        self._stopped_by = number
+
+    # --- data -----------------------------------------------------------------------------------------------------------
+
+    def _make_sampler(self) -> PatchSampler:
+        """Loads the images to where `--preload` says and prints the line that tells what is about to happen."""
+        args, cuda = self.args, self.device.type == "cuda"
+        images = read_hdf5(args.train_data_path, self.scales)
+        preload = args.preload
+        if preload == "auto":
+            free = torch.cuda.mem_get_info(self.device)[0] if cuda else available_memory()
+            preload = "device" if images.nbytes < 0.6 * free else "host"
+        if preload == "device" and not cuda:
+            images = images.in_memory()
+        self.image_count = len(images)
+        place = {"host": "mapped from the file", "device": "on the GPU" if cuda else "in memory"}[preload]
+        weights = sum(weight.numel() for weight in self.net.parameters() if weight.requires_grad)
+        print(
+            f"{args.model} {'x2, x3, x4' if args.scale == 0 else f'x{args.scale}'}: {weights:,} parameters | "
+            f"{len(images)} images, {images.nbytes / 1e9:.2f} GB {place} | {self.device}, {args.precision} | "
+            f"{args.max_steps:,} steps of {args.batch_size} LR patches of {args.patch_size}x{args.patch_size}",
+            flush=True,
+        )
+        if args.verbose:
+            print(self.net)
+        return PatchSampler(
+            images, args.patch_size, args.batch_size, args.seed, self.device, on_device=cuda and preload == "device"
+        )
+
+    def _open_test_sets(self) -> list[TestSet]:
+        try:
+            return [open_test_set(self.args.val_data_dir, scale) for scale in self.scales]
+        except InputError as error:
+            print(f"training without validation: {error}", flush=True)
+            return []
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto": CUDA, else MPS, else the CPU. `InputError` where the named device is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: PyTorch finds no CUDA GPU here; use --device cpu or auto")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise InputError("--device mps: PyTorch finds no Apple GPU here; use --device cpu or auto")
+    return torch.device(name)
+
+
+def available_memory() -> int:
+    """Bytes of main memory that are free or can be freed; where the system does not say, half of all there is."""
+    try:
+        with open("/proc/meminfo") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
