@@ -1,0 +1,114 @@
+"""What the tests share: running a command as a user would, small pictures, the golden weights."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@dataclass
+class Outcome:
+    """The exit code, stdout and stderr of a command."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(capsys, monkeypatch):
+    """`command("train.py", "--scale", 2)` or `command("-m", "model.checkpoint", ...)`: runs it in this process."""
+
+    def run(*words) -> Outcome:
+        words = [str(word) for word in words]
+        capsys.readouterr()
+        module = words.pop(0) == "-m" if words[0] == "-m" else False
+        target = words.pop(0)
+        monkeypatch.setattr(sys, "argv", [target, *words])
+        try:
+            if module:
+                runpy.run_module(target, run_name="__main__", alter_sys=False)
+            else:
+                runpy.run_path(str(ROOT / target), run_name="__main__")
+            code = 0
+        except SystemExit as leaving:
+            code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        out, err = capsys.readouterr()
+        return Outcome(code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def refused(command):
+    """`refused("a phrase", "train.py", ...)`: the command ends with code 2 and one line that holds the phrase."""
+
+    def run(phrase: str, *words) -> str:
+        outcome = command(*words)
+        lines = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
+        assert outcome.code == 2 and len(lines) == 1 and "Traceback" not in outcome.err, outcome
+        assert phrase in lines[0], lines[0]
+        return lines[0]
+
+    return run
+
+
+def photograph(name: str, height: int, width: int, top: int = 100, left: int = 100) -> np.ndarray:
+    """A piece of a photograph that scikit-image ships, uint8 HxWx3."""
+    image = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / name).convert("RGB"))
+    return image[top : top + height, left : left + width].copy()
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """A folder of four small photographs, 72x60 pixels (width x height)."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number, name in enumerate(["astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg"]):
+        Image.fromarray(photograph(name, 60, 72)).save(folder / f"{number:04}.png")
+    return folder
+
+
+def golden_weights(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
+    """Weights of He scale for the authors' names: v(i, j) of a sine, sorted names without the mean shifts."""
+    weights = {}
+    for j, name in enumerate(sorted(name for name in shapes if "mean" not in name)):
+        shape = shapes[name]
+        i = np.arange(1, np.prod(shape) + 1, dtype=np.float64)
+        t = np.sin(12.9898 * i + 78.233 * j) * 43758.5453
+        size = np.sqrt(6 / np.prod(shape[1:])) if len(shape) == 4 else 0.1
+        values = (2 * (t - np.floor(t)) - 1) * size
+        weights[name] = torch.from_numpy(values.astype(np.float32).reshape(shape))
+    return weights
+
+
+@pytest.fixture(scope="session")
+def authors_shapes() -> dict[str, dict[str, list[int]]]:
+    """The authors' checkpoints "x2", "x3", "x4", "multi": key -> shape, in order."""
+    return json.loads((GOLDEN / "authors_shapes.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def golden_net(authors_shapes):
+    """`golden_net("x2")`: CFSRCNN with the golden weights; also "x3", "x4", "multi"."""
+    from model.cfsrcnn import CFSRCNN
+    from model.checkpoint import to_native
+
+    def build(kind: str) -> CFSRCNN:
+        multi = kind == "multi"
+        net = CFSRCNN(0 if multi else int(kind[1]), multi_scale=multi)
+        net.load_state_dict(to_native(golden_weights(authors_shapes[kind])), strict=False)
+        return net
+
+    return build
