@@ -1,24 +1,22 @@
-"""LR image -> SR image with a network: precision, devices, exact tiles. Reads no files, measures nothing.
+"""LR image -> SR image: bicubic, or a network with precision, device, self-ensemble and tiles. Reads no files.
 
-A tile is upscaled with a halo of as many LR pixels as the network sees to each side, which is cut off afterwards, so
-that tiles join to the whole-image result. The halo is found by asking the network (`receptive_field`), not typed in.
+Tiling itself, exact and in bounded memory, is in `evaluation/tiles.py`.
 """
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.errors import InputError
 from dataset.imresize import imresize
 from evaluation.metrics import to_uint8
+from evaluation.tiles import Tiler
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-AUTO_TILE = 384  # LR pixels; with its halo about 1 GiB of activations at x2 in float32
 
 
 class Upscale(Protocol):
@@ -43,7 +41,8 @@ class NetworkUpscaler:
     """Runs a network whose `forward(x, scale)` maps LR batches to SR batches, RGB in [0, 1].
 
     `precision`: "fp32", "bf16" or "fp16" (autocast). `tile`: side of a tile in LR pixels, "auto" or "off".
-    `protocol`: how float SR becomes uint8, see `metrics.to_uint8`. `self_ensemble`: the mean over the 8 flips and turns.
+    `protocol`: how float SR becomes uint8, see `metrics.to_uint8`. `self_ensemble`: the mean over the 8 flips and turns
+    of the image, in float before it becomes uint8.
     """
 
     def __init__(
@@ -58,88 +57,54 @@ class NetworkUpscaler:
     ):
         self.device = torch.device(device)
         self.net = net.to(self.device, memory_format=torch.channels_last).eval()
-        self.scale, self.precision, self.tile = scale, precision, tile
+        self.scale, self.precision = scale, precision
         self.protocol, self.self_ensemble = protocol, self_ensemble
-        self._halo: int | None = None
+        self._tiler = Tiler(self.net, scale, tile, PRECISIONS[precision].itemsize)
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
-        return to_uint8(self.to_float(lr), self.protocol)
+        if self.self_ensemble:
+            return to_uint8(self.to_float(lr), self.protocol)
+        out = np.empty(self._shape(lr), np.uint8)
+        for rows, columns, sr in self._pieces(self._to_tensor(lr)):  # no float image of the whole is ever held
+            out[rows, columns] = to_uint8(_to_numpy(sr), self.protocol)
+        return out
 
-    @torch.inference_mode()
     def to_float(self, lr: np.ndarray) -> np.ndarray:
         """LR uint8 HxWx3 -> SR float32 (scale*H)x(scale*W)x3 as the network gives it: about [0, 1], not clamped."""
-        x = torch.from_numpy(np.array(lr)).to(self.device)
-        x = x.permute(2, 0, 1)[None].float().div_(255)  # 1x3xHxW, channels_last
-        sr = self._ensemble(x) if self.self_ensemble else self._tiles(x)
-        return sr[0].permute(1, 2, 0).cpu().numpy()
-
-    def _ensemble(self, x: Tensor) -> Tensor:
-        total = torch.zeros((), device=x.device)
+        if not self.self_ensemble:
+            return self._float_turn(lr)
+        total = np.zeros(self._shape(lr), np.float32)
         for turn in range(8):
-            flip, quarters = turn // 4, turn % 4
-            turned = torch.rot90(x.flip(3) if flip else x, quarters, (2, 3))
-            sr = torch.rot90(self._tiles(turned), -quarters, (2, 3))
-            total = total + (sr.flip(3) if flip else sr)
+            turned = _turn(total, turn)  # a view: what is added to it stands turned back in `total`
+            turned += self._float_turn(_turn(lr, turn))
         return total / 8
 
-    def _tiles(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        tile = self._tile_size(height, width)
-        if tile >= max(height, width):
-            return self._forward(x)
-        halo, scale = self._halo_or_error(), self.scale
-        sr = torch.empty(1, 3, height * scale, width * scale, device=x.device)
-        for top in range(0, height, tile):
-            for left in range(0, width, tile):
-                bottom, right = min(top + tile, height), min(left + tile, width)
-                y, x0 = max(top - halo, 0), max(left - halo, 0)
-                part = self._forward(x[:, :, y : bottom + halo, x0 : right + halo])
-                part = part[:, :, (top - y) * scale : (bottom - y) * scale, (left - x0) * scale : (right - x0) * scale]
-                sr[:, :, top * scale : bottom * scale, left * scale : right * scale] = part
-        return sr
+    def _float_turn(self, lr: np.ndarray) -> np.ndarray:
+        out = np.empty(self._shape(lr), np.float32)
+        for rows, columns, sr in self._pieces(self._to_tensor(lr)):
+            out[rows, columns] = _to_numpy(sr)
+        return out
 
-    def _forward(self, x: Tensor) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32"):
-            sr = self.net(x, self.scale).float()
-        expected = (*x.shape[:2], x.shape[2] * self.scale, x.shape[3] * self.scale)
-        if sr.shape != expected:
-            raise InputError(f"the network made {tuple(sr.shape)} of {tuple(x.shape)}, not {expected}: wrong --scale?")
-        return sr
+    def _pieces(self, x: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32"),
+        ):
+            yield from self._tiler.run(x)
 
-    def _tile_size(self, height: int, width: int) -> int:
-        if self.tile == "off":
-            return max(height, width)
-        if self.tile != "auto":
-            return int(self.tile)
-        return max(height, width) if height * width <= (4 * AUTO_TILE // 3) ** 2 else AUTO_TILE
+    def _shape(self, lr: np.ndarray) -> tuple[int, int, int]:
+        return lr.shape[0] * self.scale, lr.shape[1] * self.scale, 3
 
-    def _halo_or_error(self) -> int:
-        if self._halo is None:
-            self._halo = receptive_field(self.net, self.scale)
-        if self._halo < 0:
-            raise InputError("this network sees the whole image at once, so tiles would change it: use --tile off")
-        return self._halo
+    def _to_tensor(self, lr: np.ndarray) -> Tensor:
+        """uint8 HxWx3 -> uint8 1x3xHxW on the device, channels_last."""
+        return torch.from_numpy(np.array(lr)).to(self.device).permute(2, 0, 1)[None]
 
 
-def receptive_field(net: nn.Module, scale: int) -> int:
-    """How many LR pixels to each side of its own an SR pixel depends on (CFSRCNN: 27 at x2, 26 at x3 and x4).
+def _turn(image: np.ndarray, turn: int) -> np.ndarray:
+    """A view of an HxWxC image in the turn 0..7: quarter turns, and from 4 on mirrored before."""
+    return np.rot90(image[:, ::-1] if turn >= 4 else image, turn % 4)
 
-    Measured on the network itself: a NaN in the middle of a strip of LR pixels reaches just the SR pixels that depend
-    on it. In float64, since there each output is a sum of its own inputs alone. -1: the whole image.
-    """
-    probe = copy.deepcopy(net).to("cpu", torch.float64).eval()
-    for length in (129, 513, 2049):
-        reach = 0
-        for axis in (2, 3):
-            shape = [1, 3, 1, 1]
-            shape[axis] = length
-            lr = torch.zeros(shape, dtype=torch.float64)
-            middle = length // 2
-            lr.select(axis, middle).fill_(float("nan"))
-            with torch.inference_mode():
-                seen = probe(lr, scale).isnan().any(1).flatten(0, 0)[0].any(dim=3 - axis).nonzero().flatten() // scale
-            reach = max(reach, middle - int(seen.min()), int(seen.max()) - middle) if len(seen) else reach
-        if reach < length // 2:
-            return reach
-    return -1
+
+def _to_numpy(sr: Tensor) -> np.ndarray:
+    """1x3xHxW -> float32 HxWx3."""
+    return sr[0].permute(1, 2, 0).float().cpu().numpy()

@@ -1,6 +1,6 @@
 """CFSRCNN as Figures 1 and 2 of the paper draw it, in their order: stacked FEBs, EB, CB, FRB. Nothing else.
 
-Tian et al., "Coarse-to-Fine CNN for Image Super-Resolution", IEEE TMM 23 (2021). 46 layers, 64 channels, no bias
+Tian et al., "Coarse-to-Fine CNN for Image Super-Resolution", IEEE TMM 23 (2021). 46 layers (47 at x4), 64 channels, no bias
 outside the sub-pixel convolutions. `docs/paper_map.md` ticks off each box and says where figures and code differ.
 """
 
@@ -69,7 +69,7 @@ class EB(nn.Module):
 class CB(nn.Module):
     """Construction block: one shared sub-pixel upsampler on the EB's output and on the first FEU's, their sum, ReLU.
 
-    Computed as `upsample.merged`, one pass for the two (7 % fewer multiply-adds at x2, 13 % at x4);
+    Computed as `upsample.merged`, one pass for the two (7 % fewer multiply-adds at x2, 14 % at x4);
     `merge = False` computes it as drawn, and a test holds the two equal.
     """
 
@@ -122,15 +122,20 @@ class CFSRCNN(nn.Module):
         self.add_mean = MeanShift(sub=False)
 
     def forward(self, lr: Tensor, scale: int | None = None) -> Tensor:
-        x = self.sub_mean(lr)
-        x, first = self.febs[0](x, None)
+        return self.refine(*self.extract(lr), scale)
+
+    def extract(self, lr: Tensor) -> tuple[Tensor, Tensor]:
+        """Everything at the LR size: the stacked FEBs and the EB. Returns the EB's output and the first FEU's."""
+        x, first = self.febs[0](self.sub_mean(lr), None)
         feu, feu_sum = first, first
-        for feb in self.febs[1:]:  # the 17 stacked FEBs; the EB needs their FEU outputs only as a sum
+        for feb in self.febs[1:]:
             x, feu = feb(x, feu)
-            feu_sum = feu_sum + feu
-        x = self.eb(x, feu_sum)
-        x = self.cb(x, first, scale)
-        return self.add_mean(self.frb(x))
+            feu_sum = feu_sum + feu  # the EB needs the 17 FEU outputs only as a sum
+        return self.eb(x, feu_sum), first
+
+    def refine(self, deep: Tensor, first: Tensor, scale: int | None = None) -> Tensor:
+        """From there to the SR size: the CB and the FRB."""
+        return self.add_mean(self.frb(self.cb(deep, first, scale)))
 
 
 Net = CFSRCNN  # the name by which `--model cfsrcnn` finds it

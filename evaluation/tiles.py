@@ -1,0 +1,182 @@
+"""Running a network over an image of any size in bounded memory, with the result of the whole image. Reads no files.
+
+A tile is computed with a halo of as many LR pixels as the network sees to each side; the halo is cut off, so tiles join
+to what the whole image gives. The halo is found by asking the network (`reach`), not typed in. A network that offers
+`extract` (everything at the LR size) and `refine` (from there to the SR size) runs in two stages: large tiles for the
+first, which sees 23 LR pixels far but needs little memory, and within them small tiles for the second, which sees only
+3 or 4. So little is computed twice.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import InputError
+from common.memory import available_memory
+
+CHANNELS = 64  # feature maps that a network is expected to hold per pixel
+EXTRACT_MAPS, REFINE_MAPS = 7, 3  # groups of that many maps that are alive at once, at the LR and at the SR size
+CPU_BUDGET = 1 << 30  # bytes for the activations of a tile at most; a quarter of what is free if that is less
+REFINE_SIDE = 384  # SR pixels, side of a tile of the second stage on the CPU
+LEAST_SIDE = 32  # pixels: CPU convolutions under 20 wide sum in another order, which shows in the last bit
+PROBES = (129, 513, 2049)  # LR pixels, lengths of the strips that `reach` tries
+
+Run = Callable[[Tensor], Tensor]
+
+
+class Tiler:
+    """Cuts, runs and joins. `tile`: side in LR pixels, "auto" (by free memory) or "off"; `itemsize`: bytes per value.
+
+    On a GPU that runs out of memory the tile is halved and the work goes on.
+    """
+
+    def __init__(self, net: nn.Module, scale: int, tile: int | str, itemsize: int):
+        self._net, self._scale, self._tile, self._itemsize = net, scale, tile, itemsize
+        self._staged = hasattr(net, "extract") and hasattr(net, "refine")
+        self._halos: tuple[int, int] | None = None
+
+    def run(self, x: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+        """x: uint8 1x3xHxW. Yields (SR rows, SR columns, SR 1x3xhxw float) until all of the image is covered.
+
+        Raises `InputError` if tiles are needed but the network sees the whole image at once.
+        """
+        while True:
+            try:
+                yield from self._run(x)  # started again as a whole: what was yielded before is yielded anew
+                return
+            except torch.cuda.OutOfMemoryError:
+                side = min(self._sides(x)[0], max(x.shape[2:])) // 2
+                if side < CHANNELS:
+                    raise InputError(
+                        "the GPU has too little free memory for a tile of 64 pixels: use --device cpu"
+                    ) from None
+                print(f"the GPU is out of memory: going on with --tile {side}", file=sys.stderr)
+                self._tile = side
+                torch.cuda.empty_cache()
+
+    def _run(self, x: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+        height, width = x.shape[2:]
+        tile, inner = self._sides(x)
+        extract_halo, refine_halo = (0, 0) if max(height, width) <= min(tile, inner) else self._find_halos()
+        for top in range(0, height, tile):
+            for left in range(0, width, tile):
+                region = top, min(top + tile, height), left, min(left + tile, width)
+                y, x0, part = _cut(x, region, extract_halo + refine_halo)
+                maps = self._extract(part)
+                yield from self._refine_region(maps, region, (y, x0), inner, refine_halo)
+
+    def _extract(self, part: Tensor) -> tuple[Tensor, ...]:
+        part = part.float().div_(255).contiguous(memory_format=torch.channels_last)
+        return self._net.extract(part) if self._staged else (part,)
+
+    def _refine_region(
+        self, maps: tuple[Tensor, ...], region: tuple[int, ...], origin: tuple[int, int], inner: int, halo: int
+    ) -> Iterator[tuple[slice, slice, Tensor]]:
+        """The second stage over `region` (top, bottom, left, right of the image); `maps` begin at `origin`."""
+        scale = self._scale
+        for top in range(region[0], region[1], inner):
+            for left in range(region[2], region[3], inner):
+                bottom, right = min(top + inner, region[1]), min(left + inner, region[3])
+                local = top - origin[0], bottom - origin[0], left - origin[1], right - origin[1]
+                cuts = [_cut(each, local, halo) for each in maps]
+                y, x = cuts[0][:2]
+                sr = self._refine([each.contiguous(memory_format=torch.channels_last) for _, _, each in cuts])
+                sr = sr[:, :, (local[0] - y) * scale : (local[1] - y) * scale, (local[2] - x) * scale :]
+                sr = sr[:, :, :, : (right - left) * scale]
+                yield slice(top * scale, bottom * scale), slice(left * scale, right * scale), sr
+
+    def _refine(self, maps: list[Tensor]) -> Tensor:
+        sr = self._net.refine(*maps, self._scale) if self._staged else self._net(maps[0], self._scale)
+        expected = (maps[0].shape[0], 3, maps[0].shape[2] * self._scale, maps[0].shape[3] * self._scale)
+        if sr.shape != expected:
+            made = tuple(sr.shape)
+            raise InputError(f"the network made {made} of {tuple(maps[0].shape)}, not {expected}: wrong --scale?")
+        return sr
+
+    def _sides(self, x: Tensor) -> tuple[int, int]:
+        """The sides of the tiles of the first and the second stage in LR pixels."""
+        whole = max(x.shape[2:])
+        if self._tile == "off":
+            return whole, whole
+        inner = REFINE_SIDE // self._scale if self._staged and x.device.type == "cpu" else whole
+        if self._tile != "auto":
+            return int(self._tile), min(int(self._tile), inner)
+        maps = EXTRACT_MAPS if inner < whole else EXTRACT_MAPS + REFINE_MAPS * self._scale**2
+        budget = available_memory(x.device) // 4
+        if x.device.type == "cpu":
+            budget = min(budget, CPU_BUDGET)
+        side = math.isqrt(budget // (maps * CHANNELS * self._itemsize))
+        if whole > side:
+            side = max(CHANNELS, side - 2 * sum(self._find_halos()))
+        return side, min(side, inner)
+
+    def _find_halos(self) -> tuple[int, int]:
+        if self._halos is None:
+            net, scale = _probe(self._net), self._scale
+            if self._staged:
+                extract = reach(lambda x: torch.cat(net.extract(x), 1), 3, 1)
+                self._halos = extract, reach(lambda x: net.refine(x, x, scale), CHANNELS, scale)
+            else:
+                self._halos = 0, reach(lambda x: net(x, scale), 3, scale)
+        if min(self._halos) < 0:
+            raise InputError("this network sees the whole image at once, so tiles would change it: use --tile off")
+        return self._halos
+
+
+def receptive_field(net: nn.Module, scale: int) -> int:
+    """How many LR pixels to each side of its own an SR pixel depends on (CFSRCNN: 27 at x2, 26 at x3 and x4); -1: all."""
+    probe = _probe(net)
+    return reach(lambda x: probe(x, scale), 3, scale)
+
+
+def reach(run: Run, channels: int, scale: int) -> int:
+    """How many input pixels to each side of its own an output pixel of `run`, `scale` times the size, depends on.
+
+    Measured: a NaN in the middle of a strip of input pixels reaches just the output pixels that depend on it. In float64
+    on the CPU, since there each output is a sum of its own inputs alone. -1 if it reaches the ends of the longest strip
+    or a strip cannot be run: the network must then be taken to see the whole image. A dependency on pixels over 64 away
+    and on none nearer is not found.
+    """
+    for length in PROBES:
+        try:
+            sides = [_side(run, channels, scale, length, axis) for axis in (2, 3)]
+        except RuntimeError:  # a network for images of some size only
+            return -1
+        if max(sides) < length // 2:
+            return max(sides)
+    return -1
+
+
+def _side(run: Run, channels: int, scale: int, length: int, axis: int) -> int:
+    shape = [1, channels, 1, 1]
+    shape[axis] = length
+    strip = torch.zeros(shape, dtype=torch.float64)
+    middle = length // 2
+    strip.select(axis, middle).fill_(float("nan"))
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+        seen = run(strip).isnan().any(1)[0].any(dim=3 - axis)  # over the channels and the strip's width
+    places = seen.nonzero().flatten() // scale
+    return max(middle - int(places.min()), int(places.max()) - middle) if len(places) else 0
+
+
+def _probe(net: nn.Module) -> nn.Module:
+    return copy.deepcopy(net).to("cpu", torch.float64).eval()
+
+
+def _cut(x: Tensor, region: tuple[int, ...], halo: int) -> tuple[int, int, Tensor]:
+    """`region` (top, bottom, left, right) of an NxCxHxW tensor with at least `halo` around it; where it begins."""
+    top, bottom = _widen(region[0], region[1], halo, x.shape[2])
+    left, right = _widen(region[2], region[3], halo, x.shape[3])
+    return top, left, x[:, :, top:bottom, left:right]
+
+
+def _widen(start: int, stop: int, halo: int, length: int) -> tuple[int, int]:
+    begin, end = max(start - halo, 0), min(stop + halo, length)
+    begin = max(0, min(begin, length - LEAST_SIDE))
+    return begin, min(length, max(end, begin + LEAST_SIDE))

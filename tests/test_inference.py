@@ -1,0 +1,202 @@
+"""Upscaling: tiles join to the whole image, the self-ensemble is the mean of eight, misfits are clear errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import photograph
+from torch import nn
+from torch.nn.functional import avg_pool2d, interpolate, pad
+
+from common.errors import InputError
+from evaluation import tiles
+from evaluation.inference import BicubicUpscaler, NetworkUpscaler
+from evaluation.metrics import to_uint8
+from evaluation.tiles import receptive_field
+from model.cfsrcnn import CFSRCNN
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def net_at(golden_net):
+    """`net_at("x2")`: the network on golden weights, which are of He scale, built once."""
+    built = {}
+    return lambda kind: built.setdefault(kind, golden_net(kind))
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest difference as a share of the largest value."""
+    assert a.shape == b.shape
+    return float(np.abs(a - b).max() / np.abs(b).max())
+
+
+def both_ways(net: nn.Module, scale: int, lr: np.ndarray, tile: int | str) -> tuple[np.ndarray, np.ndarray]:
+    whole = NetworkUpscaler(net, scale, tile="off").to_float(lr)
+    return NetworkUpscaler(net, scale, tile=tile).to_float(lr), whole
+
+
+# --- tiles ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "scale", "tile", "height", "width"),
+    [
+        ("x2", 2, 16, 19, 75),
+        ("x2", 2, 17, 70, 18),
+        ("x2", 2, 17, 50, 61),
+        ("x2", 2, 40, 45, 50),
+        ("x2", 2, 16, 64, 16),
+        ("x3", 3, 40, 18, 57),
+        ("x4", 4, 40, 57, 18),
+        ("multi", 3, 40, 18, 57),
+    ],
+)
+def test_tiles_join_to_the_whole_image(net_at, kind, scale, tile, height, width):
+    lr = photograph("astronaut.png", height, width)
+    tiled, whole = both_ways(net_at(kind), scale, lr, tile)
+    assert tiled.shape == (height * scale, width * scale, 3) and tiled.dtype == np.float32
+    assert difference(tiled, whole) < 1e-5
+    assert np.array_equal(to_uint8(tiled), to_uint8(whole))
+
+
+def test_a_halo_one_pixel_short_would_show(net_at, monkeypatch):
+    found = tiles.reach
+    monkeypatch.setattr(tiles, "reach", lambda *args: found(*args) - 1)
+    tiled, whole = both_ways(net_at("x2"), 2, photograph("astronaut.png", 19, 75), 16)
+    assert not np.array_equal(tiled, whole)
+
+
+def test_an_image_within_one_tile_is_not_cut(net_at, monkeypatch):
+    monkeypatch.setattr(tiles, "reach", lambda *args: pytest.fail("no halo is needed"))
+    for tile in (20, "auto", "off"):
+        assert NetworkUpscaler(net_at("x2"), 2, tile=tile)(photograph("coffee.png", 12, 20)).shape == (24, 40, 3)
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_automatic_tiles_join_when_memory_is_short(net_at, monkeypatch, scale):
+    """Tiles of 64 LR pixels for the first stage, and within them of 16 for the second."""
+    monkeypatch.setattr(tiles, "CPU_BUDGET", 1)
+    monkeypatch.setattr(tiles, "REFINE_SIDE", 16 * scale)
+    tiled, whole = both_ways(net_at(f"x{scale}"), scale, photograph("astronaut.png", 40, 70), "auto")
+    assert difference(tiled, whole) < 1e-5
+    assert np.array_equal(to_uint8(tiled), to_uint8(whole))
+
+
+class LookLeft(nn.Module):
+    """The mean of each LR pixel and the `left` ones before it: a field that is not symmetric."""
+
+    def __init__(self, left: int):
+        super().__init__()
+        self.left = left
+
+    def forward(self, x: torch.Tensor, scale: int) -> torch.Tensor:
+        x = avg_pool2d(pad(x, (self.left, 0)), (1, self.left + 1), stride=1)
+        return interpolate(x, scale_factor=scale, mode="nearest")
+
+
+def test_the_receptive_field_is_found_whatever_its_form():
+    assert [receptive_field(LookLeft(left), 2) for left in (0, 1, 40, 100)] == [0, 1, 40, 100]
+
+
+def test_any_networks_tiles_join():
+    lr = photograph("chelsea.png", 33, 150)
+    for left in (5, 70):
+        tiled, whole = both_ways(LookLeft(left), 3, lr, 16)
+        assert np.array_equal(tiled, whole)
+
+
+class MinusMean(nn.Module):
+    """Subtracts the mean of the whole image, so each output depends on every input."""
+
+    def forward(self, x: torch.Tensor, scale: int) -> torch.Tensor:
+        return interpolate(x - x.mean((2, 3), keepdim=True), scale_factor=scale, mode="nearest")
+
+
+def test_a_network_that_sees_the_whole_image_is_refused_with_tiles_and_works_without():
+    lr = photograph("rocket.jpg", 20, 40)
+    with pytest.raises(InputError, match=r"sees the whole image at once, .* use --tile off"):
+        NetworkUpscaler(MinusMean(), 2, tile=16)(lr)
+    sr = NetworkUpscaler(MinusMean(), 2, tile="off").to_float(lr)
+    expected = np.repeat(np.repeat(lr / 255 - (lr / 255).mean((0, 1)), 2, 0), 2, 1)
+    assert np.abs(sr - expected).max() < 1e-6
+
+
+# --- self-ensemble --------------------------------------------------------------------------------------------------
+
+
+def turns(image: np.ndarray) -> list[np.ndarray]:
+    """The image in its 8 positions: four quarter turns, each also mirrored."""
+    return [np.rot90(each, quarters).copy() for each in (image, image[:, ::-1]) for quarters in range(4)]
+
+
+def turns_back(images: list[np.ndarray]) -> list[np.ndarray]:
+    back = [np.rot90(image, -(number % 4)) for number, image in enumerate(images)]
+    return back[:4] + [image[:, ::-1] for image in back[4:]]
+
+
+def test_the_self_ensemble_is_the_mean_over_eight_turned_passes(net_at):
+    lr = photograph("astronaut.png", 9, 14)
+    one, ensemble = NetworkUpscaler(net_at("x2"), 2), NetworkUpscaler(net_at("x2"), 2, self_ensemble=True)
+    eight = turns_back([one.to_float(each) for each in turns(lr)])
+    assert difference(ensemble.to_float(lr), np.mean(eight, 0)) < 1e-5
+    assert difference(eight[0], eight[3]) > 1e-2  # or else the mean would show nothing
+
+
+def test_the_self_ensemble_turns_with_its_input(net_at):
+    lr = photograph("astronaut.png", 9, 14)
+    ensemble = NetworkUpscaler(net_at("x2"), 2, self_ensemble=True)
+    upright = ensemble.to_float(lr)
+    for turned in turns_back([ensemble.to_float(each) for each in turns(lr)]):
+        assert difference(turned, upright) < 1e-5
+
+
+def test_the_self_ensemble_takes_tiles():
+    lr = photograph("astronaut.png", 19, 40)
+    plain, tiled = (NetworkUpscaler(LookLeft(3), 2, tile=tile, self_ensemble=True).to_float(lr) for tile in ("off", 16))
+    assert np.array_equal(plain, tiled)
+
+
+# --- what comes out -------------------------------------------------------------------------------------------------
+
+
+class Same(nn.Module):
+    """Forgets to upscale."""
+
+    def forward(self, x: torch.Tensor, scale: int) -> torch.Tensor:
+        return x
+
+
+@pytest.mark.parametrize("tile", ["off", 16])
+def test_an_output_of_the_wrong_size_is_a_clear_error(tile):
+    with pytest.raises(InputError, match=r"not \(1, 3, \d+, 60\): wrong --scale\?"):
+        NetworkUpscaler(Same(), 3, tile=tile)(photograph("coffee.png", 12, 20))
+
+
+def test_bf16_runs_on_the_cpu_and_is_close(net_at):
+    lr = photograph("astronaut.png", 12, 20)
+    exact, short = (NetworkUpscaler(net_at("x2"), 2, precision=each).to_float(lr) for each in ("fp32", "bf16"))
+    assert short.dtype == np.float32 and 1e-6 < difference(short, exact) < 0.05
+
+
+def test_the_output_is_uint8_by_the_protocol(net_at):
+    lr = photograph("astronaut.png", 12, 20)
+    sr = NetworkUpscaler(net_at("x2"), 2).to_float(lr)
+    for protocol in ("paper", "rounded"):
+        result = NetworkUpscaler(net_at("x2"), 2, protocol=protocol)(lr)
+        assert result.dtype == np.uint8 and np.array_equal(result, to_uint8(sr, protocol))
+    assert not np.array_equal(to_uint8(sr), to_uint8(sr, "rounded"))
+
+
+def test_an_image_that_numpy_only_views_is_taken_and_left_as_it_is(net_at):
+    lr = photograph("astronaut.png", 12, 20)
+    upscale, view = NetworkUpscaler(net_at("x2"), 2), lr[::-1, ::-1]
+    view.flags.writeable = False
+    assert np.array_equal(upscale(view), upscale(view.copy())) and np.array_equal(view[::-1, ::-1], lr)
+
+
+def test_both_upscalers_have_one_face():
+    lr = photograph("coffee.png", 5, 7)
+    for upscale in (BicubicUpscaler(3), NetworkUpscaler(CFSRCNN(3), 3)):
+        assert upscale.scale == 3 and upscale(lr).shape == (15, 21, 3) and upscale(lr).dtype == np.uint8
