@@ -9,7 +9,7 @@ from torch import nn
 
 from common.errors import InputError, one_line
 
-NOT_MODELS = {"ops", "checkpoint", "init", "export"}
+NOT_MODELS = {"ops", "checkpoint", "init"}
 
 
 def model_names() -> list[str]:
@@ -21,7 +21,10 @@ def net_class(name: str) -> type[nn.Module]:
     """The class `Net` of `model/NAME.py`. `InputError` where there is none."""
     if name not in model_names():
         raise InputError(f"there is no model {name!r}: --model takes {', '.join(model_names())} (a file model/NAME.py)")
-    module = importlib.import_module(f"model.{name}")
+    try:
+        module = importlib.import_module(f"model.{name}")
+    except Exception as error:  # a file of somebody else may fail in any way
+        raise InputError(f"model/{name}.py cannot be imported ({type(error).__name__}: {one_line(error)})") from None
     if not hasattr(module, "Net"):
         raise InputError(f"model/{name}.py has no class Net: a model needs Net(scale=, multi_scale=, group=)")
     return module.Net

@@ -75,7 +75,7 @@ def read_state(path: Path | str) -> State:
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
             break
-    if not isinstance(loaded, dict) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
+    if not isinstance(loaded, dict) or not loaded or not all(_is_plain(value) for value in loaded.values()):
         raise InputError(f"{path} holds no weights: expected tensors by name, or those inside {', '.join(WRAPPERS)}")
     return {str(name).removeprefix("module."): value for name, value in loaded.items()}
 
@@ -91,7 +91,7 @@ def identify(state: State) -> Contents | None:
     first = state.get(f"{prefix}up.body.0.weight")
     if first is None:
         return None
-    if first.shape[0] == 9 * 64:
+    if first.shape[:1] == (9 * 64,):
         return Contents(form, (3,))
     return Contents(form, (4,) if f"{prefix}up.body.2.weight" in state else (2,))
 
@@ -106,7 +106,12 @@ def to_authors(state: State) -> State:
     renamed = {_rename(name, AUTHORS_NAME, ("cb.upsample.", "upsample.")): value for name, value in state.items()}
     order = ["sub_mean.shifter", "add_mean.shifter", *AUTHORS_NAME.values()]
     place = {layer: number for number, layer in enumerate(order)}
-    return dict(sorted(renamed.items(), key=lambda item: place.get(item[0].rpartition(".")[0], len(place))))
+
+    def position(name: str) -> tuple[int, str, bool]:
+        layer, _, kind = name.rpartition(".")
+        return place.get(layer, len(place)), layer, kind != "weight"
+
+    return {name: renamed[name] for name in sorted(renamed, key=position)}
 
 
 def load_net(path: Path | str, model: str = "cfsrcnn", scale: int = 2, group: int = 1) -> nn.Module:
@@ -132,7 +137,7 @@ def load_net(path: Path | str, model: str = "cfsrcnn", scale: int = 2, group: in
 
 
 def load_matching(net: nn.Module, path: Path | str) -> str:
-    """Copies into `net` all weights of `path` but the upsampler's where those are of another scale; says what it did.
+    """Copies into `net` all weights of `path`, but the upsampler's only if they are of the same scale; says what it did.
 
     Raises `InputError` where another layer is missing or of another shape.
     """
@@ -140,6 +145,9 @@ def load_matching(net: nn.Module, path: Path | str) -> str:
     if identify(state) is not None:
         state = to_native(state)
     taken = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
+    upsampler = {name for name in (*state, *own) if "upsample" in name}
+    if not upsampler <= taken.keys():
+        taken = {name: value for name, value in taken.items() if name not in upsampler}
     left = [name for name in own if name not in taken]
     if wrong := [name for name in left if "upsample" not in name]:
         raise InputError(f"{path} cannot be a start for this network: {wrong[0]} is missing or of another shape")
@@ -160,6 +168,9 @@ def save_state(state: State, path: Path | str) -> None:
 
 
 def _torch_load(path: Path) -> object:
+    with open(path, "rb") as file:
+        if (start := file.read(2))[:1] != pickle.PROTO and start != b"PK":
+            raise InputError(f"{path} is no PyTorch weight file: it starts with {start!r}, not as a pickle or zip file")
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > max(path.stat().st_size * 2, 1 << 20):
@@ -167,16 +178,17 @@ def _torch_load(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if _is_pickle(path) and "weights_only" in str(error).lower():
+        if "weights_only" in str(error).lower():
             raise InputError(
                 f"{path} is a pickle of more than weights, which could run code: refused; ask its author for a state dict"
             ) from None
         raise
 
 
-def _is_pickle(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return zipfile.is_zipfile(path) or file.read(1) == pickle.PROTO
+def _is_plain(value: object) -> bool:
+    """An ordinary tensor: dense, real, not quantised, with its values at hand."""
+    odd = not isinstance(value, Tensor) or value.is_nested or value.is_quantized or value.is_complex() or value.is_meta
+    return not odd and value.layout == torch.strided
 
 
 def _rename(name: str, table: dict[str, str], prefix: tuple[str, str]) -> str:
@@ -204,7 +216,7 @@ def _fill(net: nn.Module, state: State, path: Path | str) -> nn.Module:
 
 def _check_finite(state: State, path: Path | str) -> None:
     for name, value in state.items():
-        if not torch.isfinite(value).all():
+        if not torch.isfinite(value.float()).all():  # float(): not every 8-bit type knows isfinite
             raise InputError(f"{path} is damaged: {name} has values that are not finite")
 
 

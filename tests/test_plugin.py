@@ -1,0 +1,154 @@
+"""A network of someone else's, `model/NAME.py` with the authors' convention, trains and is measured like ours."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+import model
+from model.checkpoint import read_state
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+GUEST = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, **kwargs):
+        super().__init__()
+        scale, multi_scale, group = kwargs.get("scale"), kwargs.get("multi_scale"), kwargs.get("group", 1)
+        self.entry = nn.Conv2d(3, 8, 3, 1, 1)
+        self.body = nn.Conv2d(8, 8, 3, 1, 1, groups=group)
+        scales = (2, 3, 4) if multi_scale else (scale,)
+        self.exits = nn.ModuleDict({f"x{each}": nn.Conv2d(8, 3 * each**2, 3, 1, 1) for each in scales})
+
+    def forward(self, x, scale):
+        x = torch.relu(self.body(torch.relu(self.entry(x))))
+        return nn.functional.pixel_shuffle(self.exits[f"x{scale}"](x), scale)
+"""
+SMALL = ["--patch_size", 8, "--batch_size", 2, "--max_steps", 3, "--print_interval", 3, "--device", "cpu"]
+
+
+@pytest.fixture
+def plug_in(tmp_path, monkeypatch):
+    """`plug_in("name", source)`: as if the file model/NAME.py stood there."""
+    folder, names = tmp_path / "models", []
+    folder.mkdir()
+    monkeypatch.setattr(model, "__path__", [*model.__path__, str(folder)])
+
+    def write(name: str, source: str) -> None:
+        (folder / f"{name}.py").write_text(source)
+        names.append(name)
+
+    yield write
+    for name in names:
+        sys.modules.pop(f"model.{name}", None)
+        vars(model).pop(name, None)
+
+
+@pytest.fixture
+def train(command, pictures, tmp_path):
+    """`train(flags...)`: three steps of the plug-in "guest" on the small pictures, checkpoints in tmp_path/run."""
+
+    def run(*flags):
+        built = command("div2h5.py", "--source", pictures, "--out", tmp_path / "train.h5")
+        assert built.code == 0, built.err
+        where = ["--train_data_path", tmp_path / "train.h5", "--ckpt_dir", tmp_path / "run"]
+        names = ["--model", "guest", "--ckpt_name", "guest", "--val_data_dir", tmp_path / "none"]
+        return command("train.py", *names, *where, *SMALL, *flags)
+
+    return run
+
+
+@pytest.fixture
+def benchmark(command, pictures, tmp_path):
+    """`benchmark(scale)`: the checkpoint just written on the small pictures; the results and what was printed."""
+
+    def run(scale: int, *flags):
+        where = ["--ckpt_path", tmp_path / "run" / "guest_3.pth", "--sample_dir", tmp_path / "samples"]
+        outcome = command(
+            "tcw_sample.py", "--model", "guest", *where, "--test_data_dir", pictures, "--scale", scale, *flags
+        )
+        assert outcome.code == 0, outcome.err
+        folder = tmp_path / "samples" / "guest_3" / pictures.name / f"x{scale}"
+        assert len(list((folder / "SR").iterdir())) == 4
+        return json.loads((folder / "results.json").read_text())
+
+    return run
+
+
+def test_a_network_of_someone_elses_trains_and_is_measured(plug_in, train, benchmark, tmp_path):
+    plug_in("guest", GUEST)
+    outcome = train("--scale", 2)
+    assert outcome.code == 0 and "guest x2: 1,684 parameters" in outcome.out, outcome
+    assert set(read_state(tmp_path / "run" / "guest_3.pth")) == {
+        f"{layer}.{kind}" for layer in ("entry", "body", "exits.x2") for kind in ("weight", "bias")
+    }
+    results = benchmark(2)
+    assert results["model"] == "guest" and len(results["images"]) == 4 and 0 < results["mean"]["psnr"] < 60
+
+
+def test_it_may_serve_several_scales_from_one_file(plug_in, train, benchmark):
+    plug_in("guest", GUEST)
+    outcome = train("--scale", 0)
+    assert outcome.code == 0 and "guest x2, x3, x4" in outcome.out, outcome
+    for scale in (2, 3, 4):
+        assert benchmark(scale)["scale"] == scale
+
+
+def test_group_reaches_it(plug_in, train, benchmark, tmp_path):
+    plug_in("guest", GUEST)
+    assert train("--scale", 2, "--group", 4).code == 0
+    assert read_state(tmp_path / "run" / "guest_3.pth")["body.weight"].shape == (8, 2, 3, 3)
+    assert len(benchmark(2, "--group", 4)["images"]) == 4
+
+
+def test_its_tiles_join_too(plug_in, train, benchmark):
+    plug_in("guest", GUEST)
+    assert train("--scale", 3).code == 0
+    figures = [[image["psnr"] for image in benchmark(3, "--tile", tile)["images"]] for tile in ("off", 16)]
+    assert figures[0] == figures[1]
+
+
+def test_its_weights_do_not_fit_another_model_or_scale(plug_in, train, refused, pictures, tmp_path):
+    plug_in("guest", GUEST)
+    assert train("--scale", 2).code == 0
+    words = ["tcw_sample.py", "--test_data_dir", pictures, "--ckpt_path", tmp_path / "run" / "guest_3.pth"]
+    refused("does not fit --model cfsrcnn --scale 2: it is a file of 6 tensors such as", *words, "--scale", 2)
+    refused("does not fit --model guest --scale 3", *words, "--model", "guest", "--scale", 3)
+    refused("does not fit --model guest --scale 2", *words, "--model", "guest", "--scale", 2, "--group", 2)
+
+
+@pytest.mark.parametrize("program", ["train.py", "tcw_sample.py"])
+def test_an_unknown_model_lists_those_there_are(plug_in, refused, tmp_path, program):
+    plug_in("guest", GUEST)
+    (tmp_path / "w.pth").touch()
+    where = ["--ckpt_dir", tmp_path / "run"] if program == "train.py" else ["--ckpt_path", tmp_path / "w.pth"]
+    refused("there is no model 'esrgan': --model takes cfsrcnn, guest", program, "--model", "esrgan", *where)
+
+
+@pytest.mark.parametrize("name", ["ops", "checkpoint", "init", "../evil", "os.path"])
+def test_files_that_are_no_networks_are_no_models(refused, tmp_path, name):
+    refused("there is no model", "train.py", "--model", name, "--ckpt_dir", tmp_path)
+
+
+def test_a_file_without_net_says_what_a_model_needs(plug_in, refused, tmp_path):
+    plug_in("hollow", "class Network: pass\n")
+    words = ["train.py", "--model", "hollow", "--ckpt_dir", tmp_path]
+    refused("model/hollow.py has no class Net: a model needs Net(scale=, multi_scale=, group=)", *words)
+
+
+def test_a_net_with_other_arguments_is_one_line(plug_in, refused, tmp_path):
+    plug_in("other", "class Net:\n    def __init__(self, upscale): pass\n")
+    words = ["train.py", "--model", "other", "--ckpt_dir", tmp_path]
+    assert "unexpected keyword argument" in refused("model/other.py cannot be built with scale=2", *words)
+
+
+def test_identity_initialisation_is_for_our_network_only(plug_in, refused, tmp_path):
+    plug_in("guest", GUEST)
+    words = ["train.py", "--model", "guest", "--init", "identity", "--ckpt_dir", tmp_path / "run"]
+    refused("use --init he with other models", *words)
