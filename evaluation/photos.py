@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +16,22 @@ from evaluation.inference import Upscale
 
 
 def upscale_photos(source: Path, folder: Path, upscale: Upscale) -> list[Path]:
-    """Upscales a picture or each picture of a folder into `folder`/NAME_xSCALE.png and returns the files written."""
+    """Upscales a picture or each picture of a folder into `folder`/NAME_xSCALE.png and returns the files written.
+
+    NAME is the file's stem, or its whole name where stems occur twice. `InputError` if an input would be overwritten.
+    """
     files = list_images(source) if source.is_dir() else [source]
     if not source.exists():
         raise InputError(f"--input {source}: no such file or folder")
+    names = [file.stem for file in files]
+    if len(set(names)) < len(names):  # a.png beside a.jpg
+        names = [file.name for file in files]
+    written = [folder / f"{name}_x{upscale.scale}.png" for name in names]
+    if clash := {out.resolve() for out in written} & {file.resolve() for file in files}:
+        raise InputError(f"{min(clash)} is itself to be upscaled and would be overwritten: choose another --sample_dir")
     make_folder(folder)
-    stems = Counter(file.stem for file in files)
-    written = []
-    for file in progress(files, desc=f"x{upscale.scale}", unit="image"):
-        name = file.stem if stems[file.stem] == 1 else file.name
-        out = folder / f"{name}_x{upscale.scale}.png"
+    for file, out in progress(list(zip(files, written, strict=True)), desc=f"x{upscale.scale}", unit="image"):
         write_png(out, upscale_picture(read_picture(file), upscale))
-        written.append(out)
     return written
 
 
