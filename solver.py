@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import copy
 import math
-import os
 import signal
 import sys
 import time
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError, one_line
 from common.files import make_folder, whole_file
+from common.memory import available_memory
 from common.progress import progress
 from dataset.hdf5 import SCALES, read_hdf5
 from dataset.patches import PatchSampler
@@ -112,6 +112,7 @@ class Solver:
         if self._stopped_by:
             print(f"stopped at step {self.step}: {self.latest} is saved, go on with --resume", file=sys.stderr)
             sys.exit(128 + self._stopped_by)
+        print(f"trained to step {self.step}: {self._weights_path()}")
 
     def train_step(self) -> tuple[Tensor, Tensor]:
         """One step on one batch; returns the loss and the gradient norm before clipping, on the device."""
@@ -151,7 +152,7 @@ class Solver:
             line += "".join(f", {at} {q['psnr']:.2f}/{q['ssim']:.4f}" for at, q in values["validation"].items())
         say(line)
         log.write(self.step, values)
-        save_state((self.ema_net or self.net).state_dict(), self.folder / f"{self.args.ckpt_name}_{self.step}.pth")
+        save_state((self.ema_net or self.net).state_dict(), self._weights_path())
         self._save_latest()
 
     def validate(self, log: TrainingLog | None = None) -> dict[str, dict[str, float]]:
@@ -167,19 +168,25 @@ class Solver:
         return figures
 
     def _look_at_losses(self) -> None:
-        """Moves the pending losses to the host. `InputError` if one is not finite: nothing of this run is saved after."""
+        """Moves pending losses and norms to the host. `InputError` if one is not finite: nothing is saved after that."""
         if not self._pending:
             return
         values = torch.stack([torch.stack((loss.float(), norm.float())) for loss, norm in self._pending]).tolist()
         first = self.step - len(values) + 1
         self._pending = []
         for number, (loss, norm) in enumerate(values):
-            if not math.isfinite(loss):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
                 good = f"the last good state is {self.latest}" if self.latest.exists() else "nothing was saved before"
-                raise InputError(f"the loss is {loss} at step {first + number}: {good}; try a lower --lr or --clip")
+                raise InputError(
+                    f"the loss is {loss:.4g} and the gradient norm {norm:.4g} at step {first + number}: {good}; "
+                    "try a lower --lr or --clip"
+                )
             self._window.append((loss, norm))
 
     # --- saving and resuming --------------------------------------------------------------------------------------------
+
+    def _weights_path(self) -> Path:
+        return self.folder / f"{self.args.ckpt_name}_{self.step}.pth"
 
     def _save_latest(self) -> None:
         state = {
@@ -246,8 +253,7 @@ class Solver:
         images = read_hdf5(args.train_data_path, self.scales)
         preload = args.preload
         if preload == "auto":
-            free = torch.cuda.mem_get_info(self.device)[0] if cuda else available_memory()
-            preload = "device" if images.nbytes < 0.6 * free else "host"
+            preload = "device" if images.nbytes < 0.6 * available_memory(self.device) else "host"
         if preload == "device" and not cuda:
             images = images.in_memory()
         self.image_count = len(images)
@@ -282,12 +288,3 @@ def pick_device(name: str) -> torch.device:
     if name == "mps" and not torch.backends.mps.is_available():
         raise InputError("--device mps: PyTorch finds no Apple GPU here; use --device cpu or auto")
     return torch.device(name)
-
-
-def available_memory() -> int:
-    """Bytes of main memory that are free or can be freed; where the system does not say, half of all there is."""
-    try:
-        with open("/proc/meminfo") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

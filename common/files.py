@@ -36,6 +36,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yields a temporary folder beside `path`, which becomes `path` when the block ends well; `path` must not exist."""
+    new_parent = not path.parent.exists()
     make_folder(path.parent)
     temporary = Path(tempfile.mkdtemp(prefix=".unfinished_", dir=path.parent))
     try:
@@ -44,6 +45,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
         os.rename(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if new_parent and not any(path.parent.iterdir()):
+            path.parent.rmdir()
 
 
 def make_folder(path: Path) -> Path:
@@ -51,7 +54,8 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise InputError(f"{path} is a file, but a folder is needed there: name another or move it away") from None
+        file = next(each for each in (path, *path.parents) if each.exists() and not each.is_dir())
+        raise InputError(f"{file} is a file, but a folder is needed there: name another or move it away") from None
     return path
 
 

@@ -1,0 +1,250 @@
+"""train.py: the chain a user runs, resume bit for bit, what is written, what is refused."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from model.cfsrcnn import CFSRCNN
+from model.checkpoint import read_state
+from model.init import initialise
+from solver import Solver, learning_rate
+
+SMALL = ["--patch_size", 8, "--batch_size", 2, "--init", "identity", "--device", "cpu", "--print_interval", 5]
+
+
+@pytest.fixture(scope="session")
+def training_set(tmp_path_factory, pictures):
+    """The four small photographs as an HDF5 training set with all scales."""
+    path = tmp_path_factory.mktemp("training") / "train.h5"
+    subprocess.run([sys.executable, ROOT / "div2h5.py", "--source", pictures, "--out", path], check=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def test_set(tmp_path_factory, pictures):
+    """The same photographs as a test set in the authors' layout."""
+    folder = tmp_path_factory.mktemp("sets")
+    words = [sys.executable, "-m", "dataset.prepare", "--hr", pictures, "--name", "Four", "--out", folder]
+    subprocess.run(words, check=True, cwd=ROOT)
+    return folder / "Four"
+
+
+@pytest.fixture
+def train(command, training_set, test_set, tmp_path):
+    """`train("run", flags...)`: a small run in tmp_path/run; flags that come later win."""
+
+    def run(folder: str, *flags):
+        where = ["--train_data_path", training_set, "--val_data_dir", test_set, "--ckpt_dir", tmp_path / folder]
+        return command("train.py", *where, *SMALL, *flags)
+
+    return run
+
+
+def weights(path):
+    return read_state(path)
+
+
+def same(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def log_of(folder):
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    for line in lines:  # what a clock says differs from run to run
+        del line["seconds"], line["images_per_second"]
+    return lines
+
+
+def test_pictures_to_hdf5_to_training_to_resume_to_benchmark(train, command, test_set, tmp_path):
+    assert train("run", "--max_steps", 10, "--loss_fn", "L1", "--lr", 1e-3).code == 0
+    outcome = train("run", "--max_steps", 20, "--loss_fn", "L1", "--lr", 1e-3, "--resume")
+    assert outcome.code == 0 and "at step 10" in outcome.out
+    assert [line["step"] for line in log_of(tmp_path / "run")] == [5, 10, 15, 20]
+    sample = ["--test_data_dir", test_set, "--scale", 2, "--sample_dir", tmp_path / "out", "--device", "cpu"]
+    outcome = command("tcw_sample.py", *sample, "--ckpt_path", tmp_path / "run/cfsrcnn_20.pth")
+    assert outcome.code == 0
+    results = json.loads((tmp_path / "out/cfsrcnn_20/Four/x2/results.json").read_text())
+    validated = log_of(tmp_path / "run")[-1]["validation"]["x2"]
+    assert results["mean"]["psnr"] == pytest.approx(validated["psnr"], abs=1e-4)  # one code measures both
+    assert results["mean"]["ssim"] == pytest.approx(validated["ssim"], abs=1e-6)
+
+
+@pytest.mark.parametrize("flags", [[], ["--ema", 0.9, "--scale", 0, "--lr_schedule", "cosine", "--warmup", 3]])
+def test_resume_goes_on_bit_for_bit(train, tmp_path, monkeypatch, flags):
+    """Stopped at step 7 of 12: in the middle of an epoch and of an interval."""
+    train("whole", "--max_steps", 12, *flags)
+
+    def stop_at_7(solver):
+        outcome = train_step(solver)
+        if solver.step == 7:
+            signal.raise_signal(signal.SIGINT)
+        return outcome
+
+    train_step = Solver.train_step
+    monkeypatch.setattr(Solver, "train_step", stop_at_7)
+    outcome = train("parts", "--max_steps", 12, *flags)
+    assert outcome.code == 130 and "stopped at step 7" in outcome.err
+    monkeypatch.undo()
+    assert "at step 7" in train("parts", "--max_steps", 12, *flags, "--resume").out
+    assert same(weights(tmp_path / "whole/cfsrcnn_12.pth"), weights(tmp_path / "parts/cfsrcnn_12.pth"))
+    assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
+
+
+def test_a_run_stopped_by_sigterm_goes_on_as_if_never_stopped(train, training_set, test_set, tmp_path):
+    flags = ["--max_steps", 60, "--print_interval", 50, "--ema", 0.9]
+    words = [sys.executable, ROOT / "train.py", "--train_data_path", training_set, "--val_data_dir", test_set]
+    words += ["--ckpt_dir", tmp_path / "stopped", *SMALL, *flags]
+    log = (tmp_path / "output").open("w")
+    process = subprocess.Popen([str(word) for word in words], stdout=log, stderr=log)
+    board = tmp_path / "stopped/cfsrcnn_tensorboard"
+    for _ in range(600):
+        if board.exists():
+            break
+        time.sleep(0.1)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    code = process.wait(timeout=60)
+    if code == 143:  # a fast machine may have been done
+        assert "go on with --resume" in (tmp_path / "output").read_text()
+        assert train("stopped", *flags, "--resume").code == 0
+    assert train("whole", *flags).code == 0
+    assert same(weights(tmp_path / "stopped/cfsrcnn_60.pth"), weights(tmp_path / "whole/cfsrcnn_60.pth"))
+    assert log_of(tmp_path / "stopped") == log_of(tmp_path / "whole")
+
+
+def test_it_says_what_it_does(train, tmp_path):
+    outcome = train("run", "--max_steps", 5)
+    first = outcome.out.splitlines()[0]
+    assert "1,310,336 parameters" in first and "4 images" in first and "GB in memory" in first and "cpu" in first
+    assert "step 5: loss" in outcome.out + outcome.err
+    assert "images/s" in outcome.err
+    line = log_of(tmp_path / "run")[0]
+    assert {"run", "step", "loss", "grad_norm", "lr", "validation"} == line.keys()
+    board = EventAccumulator(str(tmp_path / "run/cfsrcnn_tensorboard")).Reload()
+    assert {"loss", "lr", "grad_norm", "validation/psnr_x2"} <= set(board.Tags()["scalars"])
+    assert board.Tags()["images"] == ["SR"]
+
+
+def test_host_and_device_preloading_train_the_same_weights(train, tmp_path):
+    assert "mapped from the file" in train("host", "--max_steps", 3, "--preload", "host").out
+    assert "in memory" in train("device", "--max_steps", 3, "--preload", "device").out
+    assert same(weights(tmp_path / "host/cfsrcnn_3.pth"), weights(tmp_path / "device/cfsrcnn_3.pth"))
+
+
+def test_a_missing_test_set_is_said_once_and_training_goes_on(train, tmp_path):
+    outcome = train("run", "--max_steps", 10, "--val_data_dir", tmp_path / "nowhere")
+    assert outcome.code == 0 and outcome.out.count("training without validation") == 1
+    assert "python -m dataset.prepare" in outcome.out
+    assert "validation" not in log_of(tmp_path / "run")[0]
+
+
+def test_pretrained_weights_of_another_scale_are_all_taken_but_the_upsampler(train, tmp_path):
+    train("x2", "--max_steps", 1)
+    outcome = train("x4", "--max_steps", 1, "--scale", 4, "--pretrained", tmp_path / "x2/cfsrcnn_1.pth", "--lr", 1e-12)
+    assert "4 of the upsampler left as initialised" in outcome.out
+    x2, x4 = weights(tmp_path / "x2/cfsrcnn_1.pth"), weights(tmp_path / "x4/cfsrcnn_1.pth")
+    assert torch.allclose(x2["eb.feus.0.weight"], x4["eb.feus.0.weight"], atol=1e-9)
+
+
+def test_a_run_that_stands_is_not_overwritten(train, refused, training_set, tmp_path):
+    train("run", "--max_steps", 1)
+    before = (tmp_path / "run/cfsrcnn_1.pth").read_bytes()
+    words = ["train.py", "--train_data_path", training_set, "--ckpt_dir", tmp_path / "run", *SMALL]
+    refused("go on with --resume", *words, "--max_steps", 2)
+    refused("--batch_size 2, not 3", *words, "--resume", "--batch_size", 3)
+    assert (tmp_path / "run/cfsrcnn_1.pth").read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_last_good_checkpoint(train, tmp_path):
+    train("run", "--max_steps", 5)
+    before = sorted((file.name, file.read_bytes()) for file in (tmp_path / "run").glob("*.p*"))
+    outcome = train("run", "--max_steps", 50, "--resume", "--lr", 1e30)
+    assert outcome.code == 2 and "cfsrcnn_latest.train.pt" in outcome.err
+    assert "at step 7" in outcome.err or "at step 8" in outcome.err or "at step 6" in outcome.err
+    assert sorted((file.name, file.read_bytes()) for file in (tmp_path / "run").glob("*.p*")) == before
+
+
+def test_images_smaller_than_the_patch_are_named(refused, training_set, tmp_path):
+    message = refused(
+        "--patch_size 40 is larger",
+        "train.py",
+        "--train_data_path",
+        training_set,
+        "--ckpt_dir",
+        tmp_path,
+        *SMALL,
+        "--patch_size",
+        40,
+    )
+    assert "0 (36x30)" in message and "--patch_size 30" in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "phrase"),
+    [
+        (["--group", 2], "must be 1"),
+        (["--lr", 0], "--lr"),
+        (["--ema", 1], "--ema"),
+        (["--warmup", -1], "--warmup"),
+        (["--model", "nonesuch"], "--model takes"),
+        (["--pretrained", "nowhere.pth"], "nowhere.pth does not exist"),
+        (["--train_data_path", "nowhere.h5"], "python div2h5.py"),
+    ],
+)
+def test_flags_that_make_no_sense_get_one_line(refused, training_set, tmp_path, flags, phrase):
+    refused(phrase, "train.py", "--train_data_path", training_set, "--ckpt_dir", tmp_path / "run", *SMALL, *flags)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_papers_schedule_halves_and_the_cosine_ends_at_zero():
+    args = SimpleNamespace(lr=1e-4, decay=400_000, max_steps=600_000, warmup=0, lr_schedule="step")
+    assert [learning_rate(step, args) for step in (0, 399_999, 400_000)] == [1e-4, 1e-4, 5e-5]
+    args.lr_schedule, args.warmup = "cosine", 100
+    assert learning_rate(0, args) == pytest.approx(1e-6) and learning_rate(300_000, args) == pytest.approx(5e-5)
+    assert learning_rate(600_000, args) == 0
+
+
+def test_the_identity_initialisation_passes_its_input_on():
+    torch.manual_seed(0)
+    net = CFSRCNN(2)
+    means = net.sub_mean.state_dict()
+    initialise(net, "identity")
+    assert all(torch.equal(value, net.sub_mean.state_dict()[name]) for name, value in means.items())
+    assert net.cb.upsample.up.body[0].bias.abs().max() == 0
+    diagonal = torch.stack([net.frb.feus[0].weight[c, c, 1, 1] for c in range(64)])
+    assert abs(diagonal.mean() - 1) < 0.1
+
+
+def test_compressed_training_sets_train_the_same(train, training_set, tmp_path):
+    with h5py.File(training_set) as old, h5py.File(tmp_path / "small.h5", "w") as new:
+        for group in old:
+            for name, dataset in old[group].items():
+                new.create_dataset(f"{group}/{name}", data=dataset[()], compression="gzip")
+    train("plain", "--max_steps", 2)
+    train("small", "--max_steps", 2, "--train_data_path", tmp_path / "small.h5")
+    assert same(weights(tmp_path / "plain/cfsrcnn_2.pth"), weights(tmp_path / "small/cfsrcnn_2.pth"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_training_on_cuda_follows_the_cpu(train, tmp_path):
+    train("cpu", "--max_steps", 5)
+    train("cuda", "--max_steps", 5, "--device", "cuda")
+    cpu, cuda = (log_of(tmp_path / name)[0]["loss"] for name in ("cpu", "cuda"))
+    assert np.isclose(cpu, cuda, rtol=1e-3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")
+def test_a_device_that_is_not_there_is_named(refused, training_set, tmp_path):
+    refused("--device cuda", "train.py", "--train_data_path", training_set, "--ckpt_dir", tmp_path, "--device", "cuda")
