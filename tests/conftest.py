@@ -112,3 +112,12 @@ def golden_net(authors_shapes):
         return net
 
     return build
+
+
+@pytest.fixture
+def one_thread():
+    """PyTorch computes on one thread: on a busy machine several threads mostly wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,0 +1,137 @@
+"""tcw_sample.py on a test set: where things land, what is told, what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import GOLDEN, photograph
+from PIL import Image
+
+from dataset.images import read_rgb
+from dataset.testset import open_test_set
+from evaluation.benchmark import evaluate
+from evaluation.inference import BicubicUpscaler
+from evaluation.metrics import measure
+from model.cfsrcnn import CFSRCNN
+from model.checkpoint import save_state
+from model.init import initialise
+
+
+@pytest.fixture
+def butterfly(tmp_path):
+    """The butterfly of Set5 as a test set "Fly" with x2 and x3, as published."""
+    for scale in (2, 3):
+        (tmp_path / f"Fly/x{scale}").mkdir(parents=True)
+        for kind in ("HR", "LR"):
+            shutil.copy(GOLDEN / f"butterfly/img_003_SRF_{scale}_{kind}.png", tmp_path / f"Fly/x{scale}")
+    return tmp_path / "Fly"
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """An x2 network that roughly passes its input on."""
+    torch.manual_seed(0)
+    net = CFSRCNN(2)
+    initialise(net, "identity")
+    save_state(net.state_dict(), tmp_path / "net.pth")
+    return tmp_path / "net.pth"
+
+
+def test_sr_and_hr_images_land_where_the_authors_put_them(command, butterfly, checkpoint, tmp_path):
+    words = ["--test_data_dir", butterfly, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
+    assert command("tcw_sample.py", *words).code == 0
+    folder = tmp_path / "out/net/Fly/x2"
+    assert [file.name for file in (folder / "SR").iterdir()] == ["img_003_SRF_2_SR.png"]
+    hr = read_rgb(folder / "HR/img_003_SRF_2_HR.png")
+    assert np.array_equal(hr, read_rgb(butterfly / "x2/img_003_SRF_2_HR.png"))
+    results = json.loads((folder / "results.json").read_text())
+    written = measure(read_rgb(folder / "SR/img_003_SRF_2_SR.png"), hr, 2)
+    assert results["images"][0]["psnr"] == written.psnr and results["mean"]["ssim"] == written.ssim
+    assert results["scale"] == 2 and results["protocol"] == "paper" and len(results["checkpoint_sha256"]) == 64
+
+
+def test_the_table_has_every_image_the_mean_and_both_kinds_of_psnr(command, butterfly, tmp_path):
+    words = ["--model", "bicubic", "--test_data_dir", butterfly, "--scale", 3, "--sample_dir", tmp_path / "out"]
+    outcome = command("tcw_sample.py", *words)
+    head, row, _, mean, line, folder, report = outcome.out.splitlines()
+    assert head.split() == ["image", "PSNR", "SSIM", "RGB", "PSNR", "seconds"]
+    assert row.split()[:4] == ["img_003_SRF_3_SR.png", "24.04", "0.8214", "22.77"]
+    assert mean.split()[:4] == ["mean", "24.04", "0.8214", "22.77"]
+    assert line == "Fly x3 bicubic, protocol paper: 24.04 dB / 0.8214 on Y (RGB 22.77 dB)"
+    assert folder == f"SR images: {tmp_path}/out/bicubic/Fly/x3/SR"
+    assert report == f"report: {tmp_path}/out/bicubic/Fly/x3/report.html"
+
+
+def test_the_baseline_stands_beside(command, butterfly, checkpoint, tmp_path):
+    words = ["--test_data_dir", butterfly, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
+    outcome = command("tcw_sample.py", *words, "--baseline")
+    assert "bicubic PSNR" in outcome.out
+    results = json.loads((tmp_path / "out/net/Fly/x2/results.json").read_text())
+    expected = evaluate(BicubicUpscaler(2), open_test_set(butterfly, 2)).mean.quality
+    assert results["bicubic"]["mean"]["psnr"] == expected.psnr
+
+
+def test_the_protocol_decides_between_truncating_and_rounding(command, butterfly, checkpoint, tmp_path):
+    words = ["--test_data_dir", butterfly, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
+    means = {}
+    for protocol in ("paper", "rounded"):
+        command("tcw_sample.py", *words, "--protocol", protocol)
+        means[protocol] = read_rgb(tmp_path / "out/net/Fly/x2/SR/img_003_SRF_2_SR.png").mean()
+    assert 0.4 < means["rounded"] - means["paper"] < 0.6
+
+
+def test_the_self_ensemble_has_a_folder_of_its_own(command, butterfly, checkpoint, tmp_path):
+    words = ["--test_data_dir", butterfly, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
+    assert command("tcw_sample.py", *words, "--self_ensemble").code == 0
+    assert (tmp_path / "out/net_ensemble/Fly/x2/results.json").is_file()
+
+
+def test_lr_images_of_another_tool_get_one_warning_with_their_share(command, butterfly, tmp_path):
+    words = ["--model", "bicubic", "--test_data_dir", butterfly, "--scale", 2, "--sample_dir", tmp_path / "out"]
+    assert "warning" not in command("tcw_sample.py", *words).out
+    lr = butterfly / "x2/img_003_SRF_2_LR.png"
+    Image.open(butterfly / "x2/img_003_SRF_2_HR.png").resize((128, 128), Image.Resampling.BICUBIC).save(lr)
+    outcome = command("tcw_sample.py", *words)
+    assert outcome.code == 0 and outcome.out.count("warning: ") == 1 and "% of the LR values" in outcome.out
+
+
+def test_a_folder_of_hr_images_is_a_test_set(command, pictures, tmp_path):
+    words = ["--model", "bicubic", "--test_data_dir", pictures, "--scale", 4, "--sample_dir", tmp_path / "out"]
+    assert command("tcw_sample.py", *words).code == 0
+    assert len(list((tmp_path / "out/bicubic" / pictures.name / "x4/SR").iterdir())) == 4
+
+
+def test_gray_pictures_are_converted_and_said_once(command, tmp_path):
+    (tmp_path / "Gray").mkdir()
+    Image.fromarray(photograph("coffee.png", 48, 48)).convert("L").save(tmp_path / "Gray/a.png")
+    words = ["--model", "bicubic", "--test_data_dir", tmp_path / "Gray", "--scale", 2, "--sample_dir", tmp_path / "out"]
+    assert "converted to 8-bit RGB: 1 grayscale (a.png)" in command("tcw_sample.py", *words).out
+
+
+def test_an_unusable_pair_is_named_and_never_skipped(refused, butterfly, tmp_path):
+    words = ["tcw_sample.py", "--model", "bicubic", "--test_data_dir", butterfly, "--sample_dir", tmp_path / "out"]
+    shutil.copy(butterfly / "x3/img_003_SRF_3_LR.png", butterfly / "x2/img_003_SRF_2_LR.png")
+    refused("img_003_SRF_2_LR.png is 85x85", *words, "--scale", 2)
+    Image.fromarray(photograph("coffee.png", 12, 12)).save(butterfly / "x3/tiny_HR.png")
+    Image.fromarray(photograph("coffee.png", 4, 4)).save(butterfly / "x3/tiny_LR.png")
+    refused("too small to measure", *words, "--scale", 3)
+
+
+def test_a_wrong_checkpoint_name_gets_the_one_that_is_meant(refused):
+    words = ["tcw_sample.py", "--model", "cfsrcnn", "--ckpt_path", "checkpoint/x3/cfsrcnn_x4.pth"]
+    refused("you mean checkpoint/x4/cfsrcnn_x4.pth", *words, "--scale", 4)
+    refused("you mean checkpoint/x3/cfsrcnn_x3.pth", *words, "--scale", 3)
+
+
+def test_what_does_not_fit_together_is_one_line(refused, butterfly, checkpoint, tmp_path):
+    words = ["tcw_sample.py", "--test_data_dir", butterfly, "--sample_dir", tmp_path / "out"]
+    refused("is an x2 CFSRCNN checkpoint", *words, "--scale", 3, "--ckpt_path", checkpoint)
+    refused("needs weights: --ckpt_path", *words, "--scale", 2)
+    refused("must be 1", *words, "--scale", 2, "--ckpt_path", checkpoint, "--group", 2)
+    refused("has x2, x3 but no x4", *words, "--scale", 4, "--model", "bicubic")
+    (tmp_path / "file").write_text("")
+    refused("file is a file", *words, "--scale", 2, "--model", "bicubic", "--sample_dir", tmp_path / "file")
