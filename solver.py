@@ -11,19 +11,22 @@ import math
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 import torch
 from torch import Tensor, nn
 
+from common.device import available_memory, pick_device
 from common.errors import InputError, one_line
 from common.files import make_folder, whole_file
-from common.memory import available_memory
+from common.parallel import Crew
 from common.progress import progress
 from dataset.hdf5 import SCALES, read_hdf5
 from dataset.patches import PatchSampler
 from dataset.testset import TestSet, open_test_set
-from evaluation.benchmark import evaluate
+from evaluation.benchmark import evaluate, mean_row
 from evaluation.inference import NetworkUpscaler
 from evaluation.training_log import TrainingLog
 from model import build_net
@@ -51,7 +54,8 @@ class Solver:
 
     def __init__(self, args: argparse.Namespace):
         self.args = args
-        self.device = pick_device(args.device)
+        self.crew = Crew(pick_device(args.device))
+        self.device = self.crew.device
         self.scales = SCALES if args.scale == 0 else (args.scale,)
         self.folder, self.step, self.seconds = Path(args.ckpt_dir), 0, 0.0
         self.latest = self.folder / f"{args.ckpt_name}_latest.train.pt"
@@ -61,8 +65,9 @@ class Solver:
         net = build_net(args.model, args.scale, multi_scale=args.scale == 0, group=args.group)
         initialise(net, args.init)
         if args.pretrained and not saved:
-            print(load_matching(net, args.pretrained))
+            self._say(load_matching(net, args.pretrained))
         self.net = net.to(self.device, memory_format=torch.channels_last)
+        self._forward = self.crew.wrap(self.net, unused=args.scale == 0)
         self.ema_net = copy.deepcopy(self.net).requires_grad_(False) if args.ema else None
         self.parameters = [weight for weight in self.net.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, args.lr, fused=self.device.type in ("cpu", "cuda"))
@@ -71,7 +76,8 @@ class Solver:
         self.test_sets = self._open_test_sets()
         self._pending: list[tuple[Tensor, Tensor]] = []  # losses and gradient norms not looked at yet
         self._window: list[tuple[float, float]] = []  # those since the last line of the log
-        self._stopped_by = 0
+        self._asked_to_stop = 0  # the signal, seen by this process
+        self._stopped_by = 0  # the signal, once all processes know
         if saved:
             self._restore(saved)
 
@@ -80,39 +86,43 @@ class Solver:
     def fit(self) -> None:
         """Trains until `max_steps`; after SIGTERM or Ctrl-C the state is saved and the process exits with 143 or 130."""
         args = self.args
-        make_folder(self.folder)
-        log = TrainingLog(self.folder, args.ckpt_name, self.step)
+        if self.crew.first:
+            make_folder(self.folder)
+            self._log = TrainingLog(self.folder, args.ckpt_name, self.step)
         handlers = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        bar = progress(total=args.max_steps, desc=args.ckpt_name, unit="step", initial=self.step)
+        hide = not self.crew.first
+        self._bar = progress(total=args.max_steps, desc=args.ckpt_name, unit="step", initial=self.step, hide=hide)
         since, images_done = time.perf_counter(), 0
         try:
             while self.step < args.max_steps and not self._stopped_by:
                 self._pending.append(self.train_step())
                 images_done += args.batch_size
-                bar.update()
+                self._bar.update()
                 at_interval = self.step % args.print_interval == 0 or self.step == args.max_steps
                 if at_interval or self.device.type != "cuda" or self.step % CUDA_CHECK_INTERVAL == 0:
                     self._look_at_losses()
                     rate = images_done / (time.perf_counter() - since)
                     loss, lr = self._window[-1][0], learning_rate(self.step - 1, args)
-                    bar.set_postfix_str(f"loss {loss:.5f}, lr {lr:.1e}, {rate:.0f} images/s", refresh=False)
+                    self._bar.set_postfix_str(f"loss {loss:.5f}, lr {lr:.1e}, {rate:.0f} images/s", refresh=False)
                 if at_interval:
                     self.seconds += time.perf_counter() - since
-                    self._finish_interval(log, rate, bar.write)
+                    self._finish_interval(rate)
                     since, images_done = time.perf_counter(), 0
             if self._stopped_by:
                 self.seconds += time.perf_counter() - since
                 self._look_at_losses()
                 self._save_latest()
         finally:
-            bar.close()
-            log.close()
+            self._bar.close()
+            if self.crew.first:
+                self._log.close()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+        self.crew.leave()
         if self._stopped_by:
-            print(f"stopped at step {self.step}: {self.latest} is saved, go on with --resume", file=sys.stderr)
+            self._say(f"stopped at step {self.step}: {self.latest} is saved, go on with --resume", sys.stderr)
             sys.exit(128 + self._stopped_by)
-        print(f"trained to step {self.step}: {self._weights_path()}")
+        self._say(f"trained to step {self.step}: {self._weights_path()}")
 
     def train_step(self) -> tuple[Tensor, Tensor]:
         """One step on one batch; returns the loss and the gradient norm before clipping, on the device."""
@@ -121,8 +131,11 @@ class Solver:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, args)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=args.precision == "bf16"):
-            sr = self.net(batch.lr, batch.scale)
+            sr = self._forward(batch.lr, batch.scale)
         loss = self.loss_fn(sr.float(), batch.hr)
+        loss = loss * (
+            len(batch.lr) * self.crew.count / args.batch_size
+        )  # so that the mean over processes is the batch's
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, args.clip if args.clip > 0 else math.inf)
@@ -136,7 +149,7 @@ class Solver:
 
     # --- once per interval ----------------------------------------------------------------------------------------------
 
-    def _finish_interval(self, log: TrainingLog, rate: float, say) -> None:
+    def _finish_interval(self, rate: float) -> None:
         losses, norms = zip(*self._window, strict=True)
         values = {
             "loss": sum(losses) / len(losses),
@@ -148,33 +161,47 @@ class Solver:
         self._window = []
         line = f"step {self.step}: loss {values['loss']:.5f}"
         if self.test_sets:
-            values["validation"] = self.validate(log)
+            values["validation"] = self.validate()
             line += "".join(f", {at} {q['psnr']:.2f}/{q['ssim']:.4f}" for at, q in values["validation"].items())
-        say(line)
-        log.write(self.step, values)
-        save_state((self.ema_net or self.net).state_dict(), self._weights_path())
+        if self.crew.first:
+            self._bar.write(line)
+            self._log.write(self.step, values)
+            save_state((self.ema_net or self.net).state_dict(), self._weights_path())
         self._save_latest()
 
-    def validate(self, log: TrainingLog | None = None) -> dict[str, dict[str, float]]:
-        """PSNR (dB) and SSIM of the weights as they would be saved, by the benchmark's code: {"x2": {"psnr", "ssim"}}."""
+    def validate(self) -> dict[str, dict[str, float]]:
+        """PSNR (dB) and SSIM of the weights as they would be saved, by the benchmark's code: {"x2": {"psnr", "ssim"}}.
+
+        The images are shared out over the processes; the means are the same whatever their number.
+        """
         net, figures = self.ema_net or self.net, {}
         for number, test_set in enumerate(self.test_sets):
             upscale = NetworkUpscaler(net, test_set.scale, self.device)
-            if log and number == 0:
-                log.picture(self.step, upscale(test_set.pairs[0].read()[1]))
-            quality = evaluate(upscale, test_set, check_lr=False).mean.quality
+            if self.crew.first and number == 0:
+                self._log.picture(self.step, upscale(test_set.pairs[0].read()[1]))
+            own = replace(test_set, pairs=test_set.pairs[self.crew.share(len(test_set))])
+            rows = evaluate(upscale, own, check_lr=False).rows if own.pairs else []
+            quality = mean_row(self.crew.gather(rows)).quality
             figures[f"x{test_set.scale}"] = {"psnr": quality.psnr, "ssim": quality.ssim}
         net.train()
         return figures
 
     def _look_at_losses(self) -> None:
-        """Moves pending losses and norms to the host. `InputError` if one is not finite: nothing is saved after that."""
+        """Moves pending losses and norms to the host. `InputError` if one is not finite: nothing is saved after that.
+
+        The processes add up their shares of the losses, and learn whether one of them was asked to stop.
+        """
         if not self._pending:
             return
-        values = torch.stack([torch.stack((loss.float(), norm.float())) for loss, norm in self._pending]).tolist()
-        first = self.step - len(values) + 1
+        losses = torch.stack([loss.double() for loss, _ in self._pending]) / self.crew.count
+        asked = losses.new_tensor([self._asked_to_stop])
+        *losses, asked = self.crew.sum(torch.cat([losses, asked])).tolist()
+        norms = torch.stack([norm for _, norm in self._pending]).tolist()
+        first = self.step - len(losses) + 1
         self._pending = []
-        for number, (loss, norm) in enumerate(values):
+        if asked:
+            self._stopped_by = self._asked_to_stop or signal.SIGTERM
+        for number, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 good = f"the last good state is {self.latest}" if self.latest.exists() else "nothing was saved before"
                 raise InputError(
@@ -183,12 +210,18 @@ class Solver:
                 )
             self._window.append((loss, norm))
 
+    def _say(self, line: str, file: TextIO | None = None) -> None:
+        if self.crew.first:
+            print(line, file=file, flush=True)
+
     # --- saving and resuming --------------------------------------------------------------------------------------------
 
     def _weights_path(self) -> Path:
         return self.folder / f"{self.args.ckpt_name}_{self.step}.pth"
 
     def _save_latest(self) -> None:
+        if not self.crew.first:
+            return
         state = {
             "options": {name: getattr(self.args, name) for name in SAME_RUN},
             "images": self.image_count,
@@ -209,7 +242,7 @@ class Solver:
         args = self.args
         if not self.latest.exists():
             if args.resume:
-                print(f"--resume: there is no {self.latest} yet, so training starts at step 0")
+                self._say(f"--resume: there is no {self.latest} yet, so training starts at step 0")
             return None
         if not args.resume:
             raise InputError(
@@ -240,10 +273,10 @@ class Solver:
         torch.set_rng_state(saved["random"])
         self.step, self.seconds = saved["step"], saved["seconds"]
         self._window = [tuple(pair) for pair in saved["window"]]
-        print(f"resumed {self.latest} at step {self.step}")
+        self._say(f"resumed {self.latest} at step {self.step}")
 
     def _ask_to_stop(self, number: int, _frame: object) -> None:
-        self._stopped_by = number
+        self._asked_to_stop = number
 
     # --- data -----------------------------------------------------------------------------------------------------------
 
@@ -253,38 +286,36 @@ class Solver:
         images = read_hdf5(args.train_data_path, self.scales)
         preload = args.preload
         if preload == "auto":
-            preload = "device" if images.nbytes < 0.6 * available_memory(self.device) else "host"
+            fits = images.nbytes < 0.6 * available_memory(self.device)
+            preload = (
+                "device" if fits and (cuda or self.crew.count == 1) else "host"
+            )  # mapped, processes share one copy
         if preload == "device" and not cuda:
             images = images.in_memory()
         self.image_count = len(images)
         place = {"host": "mapped from the file", "device": "on the GPU" if cuda else "in memory"}[preload]
         weights = sum(weight.numel() for weight in self.net.parameters() if weight.requires_grad)
-        print(
+        processes = f" x {self.crew.count} processes" if self.crew.count > 1 else ""
+        self._say(
             f"{args.model} {'x2, x3, x4' if args.scale == 0 else f'x{args.scale}'}: {weights:,} parameters | "
-            f"{len(images)} images, {images.nbytes / 1e9:.2f} GB {place} | {self.device}, {args.precision} | "
-            f"{args.max_steps:,} steps of {args.batch_size} LR patches of {args.patch_size}x{args.patch_size}",
-            flush=True,
+            f"{len(images)} images, {images.nbytes / 1e9:.2f} GB {place} | {self.device}{processes}, {args.precision} | "
+            f"{args.max_steps:,} steps of {args.batch_size} LR patches of {args.patch_size}x{args.patch_size}"
         )
         if args.verbose:
-            print(self.net)
+            self._say(str(self.net))
         return PatchSampler(
-            images, args.patch_size, args.batch_size, args.seed, self.device, on_device=cuda and preload == "device"
+            images,
+            args.patch_size,
+            args.batch_size,
+            args.seed,
+            self.device,
+            on_device=cuda and preload == "device",
+            share=self.crew.share(args.batch_size),
         )
 
     def _open_test_sets(self) -> list[TestSet]:
         try:
             return [open_test_set(self.args.val_data_dir, scale) for scale in self.scales]
         except InputError as error:
-            print(f"training without validation: {error}", flush=True)
+            self._say(f"training without validation: {error}")
             return []
-
-
-def pick_device(name: str) -> torch.device:
-    """ "auto": CUDA, else MPS, else the CPU. `InputError` where the named device is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: PyTorch finds no CUDA GPU here; use --device cpu or auto")
-    if name == "mps" and not torch.backends.mps.is_available():
-        raise InputError("--device mps: PyTorch finds no Apple GPU here; use --device cpu or auto")
-    return torch.device(name)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
+
+import torch
 
 from common.errors import InputError, run_command
+from common.parallel import launch, launched
 from dataset.hdf5 import SCALES
 from model.init import INITS
 from solver import LOSSES, Solver
@@ -23,7 +27,7 @@ def parse_flags() -> argparse.Namespace:
     paper.add_argument("--train_data_path", default="dataset/DIV2K_train.h5", help="made by div2h5.py")
     paper.add_argument("--ckpt_dir", default="checkpoint", help="folder of the run")
     paper.add_argument("--sample_dir", default="sample/", help="accepted; validation writes its picture to TensorBoard")
-    paper.add_argument("--num_gpu", type=positive, default=1, help="GPUs (one for now)")
+    paper.add_argument("--num_gpu", type=positive, default=1, help="GPUs, or CPU processes, to train on")
     paper.add_argument("--shave", type=int, default=20, help="accepted; large images need no overlap set by hand")
     paper.add_argument("--scale", type=int, default=2, choices=(0, *SCALES), help="0: one network for 2, 3 and 4")
     paper.add_argument("--verbose", action="store_true", help="print the network")
@@ -59,8 +63,12 @@ def parse_flags() -> argparse.Namespace:
 
 def check(args: argparse.Namespace) -> None:
     """Flags that parse but make no sense."""
-    if args.num_gpu != 1:
-        raise InputError("--num_gpu: training runs on one device for now, use --num_gpu 1")
+    if args.batch_size < args.num_gpu:
+        raise InputError(
+            f"--batch_size {args.batch_size} is the whole batch: it must be at least --num_gpu {args.num_gpu}"
+        )
+    if args.num_gpu > 1 and args.device in ("auto", "cuda") and 0 < torch.cuda.device_count() < args.num_gpu:
+        raise InputError(f"--num_gpu {args.num_gpu}: this machine has {torch.cuda.device_count()}")
     if args.lr <= 0:
         raise InputError(f"--lr {args.lr} must be positive")
     if not 0 <= args.ema < 1:
@@ -77,5 +85,12 @@ def positive(text: str) -> int:
     return value
 
 
+def main() -> None:
+    args = parse_flags()
+    if args.num_gpu > 1 and not launched():
+        sys.exit(launch(__file__, sys.argv[1:], args.num_gpu))
+    Solver(args).fit()
+
+
 if __name__ == "__main__":
-    run_command(lambda: Solver(parse_flags()).fit())
+    run_command(main)

@@ -32,5 +32,6 @@ def run_command(main: Callable[[], None]) -> None:
 
 
 def _leave(message: str, code: int) -> None:
-    print(message, file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        print(message, file=sys.stderr)
     sys.exit(code)

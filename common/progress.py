@@ -7,7 +7,9 @@ import sys
 from tqdm import tqdm
 
 
-def progress(iterable=None, total: int | None = None, desc: str = "", unit: str = "it", initial: int = 0) -> tqdm:
+def progress(
+    iterable=None, total: int | None = None, desc: str = "", unit: str = "it", initial: int = 0, hide=False
+) -> tqdm:
     """A tqdm bar on stderr; where that is no terminal it is renewed every 20 seconds in place of ten times a second."""
     live = sys.stderr.isatty()
     return tqdm(
@@ -20,4 +22,5 @@ def progress(iterable=None, total: int | None = None, desc: str = "", unit: str 
         maxinterval=1 if live else 60,
         dynamic_ncols=live,
         ascii=not live,
+        disable=hide,
     )

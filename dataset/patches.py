@@ -38,7 +38,8 @@ class _Images(Protocol):
 class PatchSampler:
     """An endless stream of batches. `scales` with more than one entry draws the scale of each batch.
 
-    `device`: where batches are wanted. `on_device`: the images lie there too (default: only on a GPU).
+    `device`: where batches are wanted. `on_device`: the images lie there too.
+    `share`: the part of each batch that this process wants, while all processes draw the same whole batches.
     Raises `InputError` if the patch does not fit into every image, naming those that are too small.
     """
 
@@ -50,12 +51,14 @@ class PatchSampler:
         seed: int,
         device: torch.device | str = "cpu",
         on_device: bool = False,
+        share: slice = slice(None),
     ):
         self.scales = tuple(sorted(images.lr))
         self.patch_size, self.batch_size = patch_size, batch_size
         self._sizes = {scale: np.array([x.shape[:2] for x in images.lr[scale]]) for scale in self.scales}
         self._check_sizes()
         self._source: _Images = _DeviceImages(images, device) if on_device else _HostImages(images, device)
+        self._share = share
         self._random = np.random.default_rng(seed)
         self._order = np.empty(0, np.int64)  # what is left of the epoch
 
@@ -66,6 +69,7 @@ class PatchSampler:
         image = self._next_images(count)
         corner = self._random.integers(0, self._sizes[scale][image] - patch + 1)  # (N, 2): LR row, LR column
         turn = self._random.integers(0, 2, (count, 3)).astype(bool)  # transpose, flip rows, flip columns: all 8 turns
+        image, corner, turn = (each[self._share] for each in (image, corner, turn))
         lr = self._source.cut(scale, image, corner, turn, patch)
         hr = self._source.cut(HR, image, corner * scale, turn, patch * scale)
         return Batch(lr, hr, scale)
