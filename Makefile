@@ -1,13 +1,16 @@
-# make demo, make test: each sets up .venv first if it is missing or older than the requirements.
+# make demo, make paper, make test: each sets up .venv first if it is missing or older than the requirements.
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: demo test lint
+.PHONY: demo paper test lint
 
 demo: .venv/ready
 	$(RUN) -m dataset.demo --scales 2
 	$(RUN) tcw_sample.py --model cfsrcnn --ckpt_path checkpoint/x2/cfsrcnn_x2.pth \
 		--test_data_dir demo/photographs --scale 2 --sample_dir demo/samples --baseline
+
+paper: .venv/ready
+	$(RUN) -m evaluation.paper --checkpoints checkpoint --data dataset --out results
 
 test: .venv/ready
 	$(RUN) -m pytest

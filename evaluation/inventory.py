@@ -1,0 +1,164 @@
+"""What there is to measure: the paper's test sets and checkpoints of CFSRCNN, found in their folders. Measures nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from common.errors import InputError
+from dataset.hdf5 import SCALES
+from dataset.images import EXTENSIONS
+from model.checkpoint import identify, read_state
+
+SHIPPED = re.compile(r"x([234])/cfsrcnn_x\1\.(pth|safetensors)$")
+
+
+@dataclass(frozen=True)
+class KnownSet:
+    """A test set of the paper: its table's number, the names its folder may have, its image count if known."""
+
+    number: int
+    roman: str
+    name: str
+    folders: tuple[str, ...]  # in lower case, without - and _
+    images: int | None
+    source: str
+
+    def to_get(self, data: Path) -> str:
+        """How to get and prepare it, in one sentence."""
+        return f"{self.name} is not in {data}: {self.source}; then `{self.command(data, *SCALES)}`"
+
+    def command(self, data: Path, *scales: int) -> str:
+        """The command that prepares it from a folder of HR pictures."""
+        out = "" if data == Path("dataset") else f" --out {data}"
+        return f"python -m dataset.prepare --hr FOLDER --name {self.name}{out} --scales {' '.join(map(str, scales))}"
+
+
+EDSR = "EDSR's benchmark.tar (https://cv.snu.ac.kr/research/EDSR/benchmark.tar) holds it ready to use, or get the HR images"
+SETS = (
+    KnownSet(4, "IV", "Set5", ("set5",), 5, f"5 images of Bevilacqua et al., BMVC 2012. {EDSR}"),
+    KnownSet(5, "V", "Set14", ("set14",), 14, f"14 images of Zeyde et al., 2010. {EDSR}"),
+    KnownSet(6, "VI", "B100", ("b100", "bsd100", "bsds100"), 100, f"the 100 test images of Berkeley's BSDS300. {EDSR}"),
+    KnownSet(
+        7,
+        "VII",
+        "Urban100",
+        ("urban100", "u100"),
+        100,
+        f"100 images of Huang et al., CVPR 2015 (https://github.com/jbhuang0604/SelfExSR). {EDSR}",
+    ),
+    KnownSet(
+        8,
+        "VIII",
+        "720p",
+        ("720p", "div2k720p", "test720p"),
+        None,
+        "the authors' page offers no download of it, so its HR images have to come from them",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A weight file of CFSRCNN; `label` is the name of its rows, `scales` what it serves."""
+
+    path: Path
+    label: str
+    sha256: str
+    scales: tuple[int, ...]
+
+
+def known_set(name: str) -> KnownSet | None:
+    """The test set that a folder of this name holds, in any of the usual spellings; None for other names."""
+    plain = re.sub(r"[-_ ]", "", name.lower())
+    return next((each for each in SETS if plain in each.folders), None)
+
+
+def find_sets(data: Path) -> dict[str, Path]:
+    """Name -> folder of the paper's test sets in `data` or `data`/benchmark; the first by usual name where two fit."""
+    if not data.is_dir():
+        raise InputError(f"--data {data}: no such folder; name the one that holds Set5, Set14, B100, Urban100, 720p")
+    places = [place for place in (data, data / "benchmark") if place.is_dir()]
+    folders = [each for place in places for each in sorted(place.iterdir()) if each.is_dir()]
+    found = {}
+    for wanted in SETS:
+        for spelling in wanted.folders:
+            fits = [each for each in folders if re.sub(r"[-_ ]", "", each.name.lower()) == spelling]
+            if fits:
+                found.setdefault(wanted.name, fits[0])
+    return found
+
+
+def scales_of(folder: Path) -> list[int]:
+    """The scales at which a test set's folder can be opened, whichever of the field's layouts it has."""
+    if any((folder / f"x{each}").is_dir() for each in (*SCALES, 8)):
+        return [scale for scale in SCALES if (folder / f"x{scale}").is_dir()]
+    if (folder / "HR").is_dir() and (folder / "LR_bicubic").is_dir():
+        return [scale for scale in SCALES if (folder / "LR_bicubic" / f"X{scale}").is_dir()]
+    place = folder / "HR" if (folder / "HR").is_dir() else folder
+    return list(SCALES) if any(file.suffix.lower() in EXTENSIONS for file in place.iterdir()) else []
+
+
+def find_checkpoints(source: Path) -> tuple[list[Checkpoint], list[str]]:
+    """The CFSRCNN weight files at or below `source`, and a line on each that is passed over.
+
+    Of a training run's NAME_STEP.pth only the last is taken, and equal files once. The shipped x2/cfsrcnn_x2.pth and
+    its like are labelled CFSRCNN, files that serve a scale under a label already taken by their path.
+    """
+    if not source.exists():
+        raise InputError(
+            f"--checkpoints {source}: no such file or folder; name one that holds .pth or .safetensors files"
+        )
+    files, remarks = _last_steps([source] if source.is_file() else _weight_files(source))
+    found: list[Checkpoint] = []
+    for file in sorted(files, key=lambda file: (not SHIPPED.search(file.as_posix()), str(file))):
+        contents = identify(read_state(file))
+        sha256 = hash_files([file], names=False)
+        if contents is None:
+            remarks.append(f"passed over {file}: no checkpoint of CFSRCNN")
+        elif twin := next((each for each in found if each.sha256 == sha256), None):
+            remarks.append(f"passed over {file}: the same file as {twin.path}")
+        else:
+            new = Checkpoint(file, _label(file), sha256, contents.scales)
+            if any(each.label == new.label and set(each.scales) & set(new.scales) for each in found):
+                inside = file.relative_to(source) if source.is_dir() else file
+                new = replace(new, label=f"CFSRCNN ({inside.as_posix()})")
+            found.append(new)
+    return found, remarks
+
+
+def hash_files(files: Iterable[Path], names: bool = True) -> str:
+    """SHA-256 over the contents of files and, with `names`, their names; what tells whether a kept result still holds."""
+    digest = hashlib.sha256()
+    for file in files:
+        content = file.read_bytes()
+        if names:
+            digest.update(f"{file.name}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    found = [file for ending in ("pth", "safetensors") for file in folder.rglob(f"*.{ending}")]
+    return [file for file in found if file.is_file() and not file.name.startswith(".")]
+
+
+def _last_steps(files: list[Path]) -> tuple[list[Path], list[str]]:
+    runs: dict[tuple[Path, str], list[tuple[int, Path]]] = {}  # (step, file) of each run
+    for file in files:
+        step = re.fullmatch(r"(.+)_(\d+)", file.stem)
+        run = (file.parent, f"{step[1]}_*{file.suffix}" if step else file.name)
+        runs.setdefault(run, []).append((int(step[2]) if step else 0, file))
+    last = [max(run)[1] for run in runs.values()]
+    fewer = [(len(run) - 1, max(run)[1]) for run in runs.values() if len(run) > 1]
+    return last, [f"passed over {count} earlier steps of {file}" for count, file in fewer]
+
+
+def _label(file: Path) -> str:
+    """ "CFSRCNN" for cfsrcnn_x2 or cfsrcnn_600000, else "CFSRCNN (NAME)", without the scale and the step."""
+    name = re.sub(r"_\d+$", "", file.stem)
+    name = re.sub(r"[-_]?x[234]$", "", name)
+    return "CFSRCNN" if name.lower() in ("cfsrcnn", "") else f"CFSRCNN ({name})"

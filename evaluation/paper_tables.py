@@ -1,0 +1,148 @@
+"""Tables IV to X as the paper lays them out: its own rows in its order, then ours. Lays out numbers, measures none."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks import complexity
+from common.errors import InputError
+from dataset.hdf5 import SCALES
+from evaluation import published
+from evaluation.inventory import SETS, KnownSet
+from evaluation.kept import Figures
+from evaluation.methods import ENSEMBLE, OURS
+from evaluation.tables import Table
+
+RUNTIME_COMMAND = "python -m benchmarks.inference --out {}"
+
+
+@dataclass
+class MeasuredRow:
+    """A row of ours: `figures` by (test set, scale); `against` is the paper's row it is held against, if it has one."""
+
+    label: str
+    against: str | None
+    figures: dict[tuple[str, int], Figures] = field(default_factory=dict)
+
+    def difference(self, known: KnownSet, scale: int) -> float | None:
+        """dB above the paper's row, of figures rounded as tables print them; None where either is missing."""
+        measured = self.figures.get((known.name, scale))
+        paper = published.quality(known.name).get(self.against or "", {}).get(scale)
+        if measured is None or paper is None or math.isinf(measured.psnr):
+            return None
+        return round(round(measured.psnr, 2) - paper.psnr, 2)
+
+
+def quality_table(known: KnownSet, rows: list[MeasuredRow], notes: list[str]) -> Table:
+    """Table IV, V, VI, VII or VIII: PSNR/SSIM at x2, x3, x4, and for our rows the dB to the paper's."""
+    cells, records = [], []
+    for model, scores in published.quality(known.name).items():
+        cells.append([model, *(_cell(scores.get(scale)) for scale in SCALES), *["-"] * len(SCALES)])
+        records.append(_record(known, model, "paper", {scale: scores.get(scale) for scale in SCALES}, {}))
+    ours = len(cells)
+    for row in rows:
+        figures = {scale: row.figures.get((known.name, scale)) for scale in SCALES}
+        differences = {scale: row.difference(known, scale) for scale in SCALES}
+        cells.append(
+            [
+                f"{row.label} (measured)",
+                *(_cell(each) for each in figures.values()),
+                *("-" if each is None else f"{each:+.2f}" for each in differences.values()),
+            ]
+        )
+        records.append(_record(known, row.label, "measured", figures, differences))
+    cells = [[known.name if number == 0 else "", *row] for number, row in enumerate(cells)]
+    head = [("Dataset", ""), ("Model", "")]
+    head += [(f"x{scale}", "PSNR/SSIM") for scale in SCALES] + [(f"x{scale}", "dB to paper") for scale in SCALES]
+    name = f"table{known.number}_{known.name.lower()}"
+    title = f"Table {known.roman}. Average PSNR (dB) / SSIM for x2, x3 and x4 upscaling on {known.name}"
+    meaning = "dB to paper: PSNR of a measured row less that of the paper's row of the same method"
+    with_ensemble = any(ENSEMBLE in row.label for row in rows)
+    notes = [meaning + f" (self-ensemble: of {OURS})" * with_ensemble, *notes]
+    return Table(name, title, head, cells, ours, records, 2, notes)
+
+
+def overview_table(rows: list[MeasuredRow]) -> Table:
+    """CFSRCNN alone, a line per test set and scale: the paper's figures, then each of our rows with the dB to it."""
+    cells, records = [], []
+    for known in SETS:
+        for scale in SCALES:
+            paper = published.quality(known.name)[OURS][scale]
+            cell, record = [known.name, f"x{scale}", _cell(paper)], {"dataset": known.name, "scale": scale}
+            record |= {"paper_psnr": paper.psnr, "paper_ssim": paper.ssim}
+            for row in rows:
+                measured, difference = row.figures.get((known.name, scale)), row.difference(known, scale)
+                cell.append(_cell(measured) + ("" if difference is None else f" ({difference:+.2f})"))
+                record |= {f"{row.label} {key}": value for key, value in _numbers(measured).items()}
+                record[f"{row.label} db"] = difference
+            cells.append(cell)
+            records.append(record)
+    head = [("Dataset", ""), ("scale", ""), ("paper", ""), *((row.label, "(dB to paper)") for row in rows)]
+    title = f"{OURS}: PSNR (dB) / SSIM of the paper and measured here"
+    return Table("overview", title, head, cells, len(cells), records, 2)
+
+
+def runtime_table(measured: Path) -> Table:
+    """Table IX: seconds at x2. Our row is read from `measured`, which `benchmarks.inference` writes, if it is there."""
+    columns = ("hr_256", "hr_512", "hr_1024")
+    cells = [[model, *seconds] for model, seconds in published.runtime().items()]
+    ours, command = len(cells), f"`{RUNTIME_COMMAND.format(measured)}`"
+    notes = ["seconds of other machines than the paper's do not compare with its own"]
+    if measured.is_file():
+        try:
+            content = json.loads(measured.read_text())["table9"]
+            seconds = [float(content[column]) for column in columns]
+            device = " ".join(str(content["device"]).split())
+        except (ValueError, KeyError, TypeError):
+            raise InputError(
+                f"{measured} has no run-times for Table IX: remove it and make it with {command}"
+            ) from None
+        cells.append([f"CFSRCNN (measured on {device})", *(f"{each:.4g}" for each in seconds)])
+    else:
+        cells.append(["CFSRCNN (measured)", "-", "-", "-"])
+        notes.append(f"run-times of this machine are made with {command}")
+    records = [
+        {"model": row[0], "source": "paper" if number < ours else "measured"}
+        | {column: "" if cell == "-" else cell for column, cell in zip(columns, row[1:], strict=True)}
+        for number, row in enumerate(cells)
+    ]
+    head = [("Model", ""), *((f"{side}x{side}", "seconds") for side in (256, 512, 1024))]
+    return Table("table9_runtime", "Table IX. Run-time for HR images at x2", head, cells, ours, records, 1, notes)
+
+
+def complexity_table(counted: dict) -> Table:
+    """Table X: parameters and "Flops" at x2; our rows are counted by `benchmarks.complexity` on one 77x77 LR patch."""
+    rows = [(model, "paper", *figures) for model, figures in published.complexity().items()]
+    ours, x2 = len(rows), counted["scales"]["x2"]
+    for way, what in (("merged", "upsampler merged"), ("as_drawn", "as drawn")):
+        macs = x2[f"lr_{complexity.PATCH}x{complexity.PATCH}"][way]["multiply_adds"]
+        label = f"CFSRCNN (counted, {what})"
+        rows.append((label, "counted", f"{x2['parameters'] / 1000:.0f}", f"{macs / 1e9:.2f}"))
+    cells = [[model, f"{int(parameters):,}K", f"{flops}G"] for model, _, parameters, flops in rows]
+    records = [dict(zip(("model", "source", "parameters_k", "flops_g"), row, strict=True)) for row in rows]
+    title = "Table X. Complexity at x2"
+    head = [("Methods", ""), ("Parameters", ""), ("Flops", "")]
+    return Table("table10_complexity", title, head, cells, ours, records, 1, counted["about_the_paper"])
+
+
+def _cell(each: published.Score | Figures | None) -> str:
+    if each is None:
+        return "-"
+    return f"{each.psnr:.2f}/{'-' if each.ssim is None else format(each.ssim, '.4f')}"
+
+
+def _record(known: KnownSet, model: str, source: str, figures: dict, differences: dict) -> dict[str, object]:
+    record: dict[str, object] = {"dataset": known.name, "model": model, "source": source}
+    for scale in SCALES:
+        record |= {f"x{scale}_{key}": value for key, value in _numbers(figures[scale]).items()}
+        record[f"x{scale}_db_to_paper"] = differences.get(scale)
+    return record
+
+
+def _numbers(each: published.Score | Figures | None) -> dict[str, float | None]:
+    if each is None:
+        return {"psnr": None, "ssim": None}
+    return {"psnr": round(each.psnr, 4), "ssim": None if each.ssim is None else round(each.ssim, 6)}

@@ -1,0 +1,287 @@
+"""python -m evaluation.paper: every table in three formats, nothing measured twice, nothing left out silently."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import evaluation.methods
+from benchmarks import complexity
+from dataset.images import list_images, read_rgb, write_png
+from dataset.prepare import prepare
+from dataset.testset import open_test_set
+from evaluation import published
+from evaluation.benchmark import evaluate
+from evaluation.inference import BicubicUpscaler, NetworkUpscaler
+from evaluation.inventory import find_checkpoints, find_sets, known_set, scales_of
+from evaluation.tables import Table, to_latex, to_markdown
+from model.cfsrcnn import CFSRCNN
+from model.checkpoint import load_net, save_state
+from model.init import initialise
+
+NAMES = ["table4_set5", "table5_set14", "table6_b100", "table7_urban100", "table8_720p"]
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory, pictures) -> Path:
+    """`data`/Set5: two small photographs at x2. `weights`/x2/cfsrcnn_x2.pth: a network that roughly passes them on."""
+    folder = tmp_path_factory.mktemp("shelf")
+    prepare(list_images(pictures)[:2], folder / "data/Set5", [2])
+    torch.manual_seed(0)
+    net = CFSRCNN(2)
+    initialise(net, "identity")
+    save_state(net.state_dict(), folder / "weights/x2/cfsrcnn_x2.pth")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def counted() -> dict:
+    return complexity.count_all()
+
+
+@pytest.fixture
+def words(shelf, tmp_path, monkeypatch, counted, one_thread):
+    """The command with one row for our network; what does not change from run to run is counted once."""
+    monkeypatch.setattr(complexity, "count_all", lambda: counted)
+    folders = ["--checkpoints", shelf / "weights", "--data", shelf / "data", "--out", tmp_path / "out"]
+    return ["-m", "evaluation.paper", *folders, "--no_self_ensemble", "--device", "cpu"]
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """The names of the test sets that are measured, with the row's name in front, as they come."""
+    names = []
+
+    def counting(upscale, test_set, **kwargs):
+        names.append(f"{test_set.name} x{test_set.scale}")
+        return evaluate(upscale, test_set, **kwargs)
+
+    monkeypatch.setattr(evaluation.methods, "evaluate", counting)
+    return names
+
+
+def records(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.open()))
+
+
+def test_every_table_is_written_in_three_formats_and_once_in_all(command, words, tmp_path):
+    outcome = command(*words)
+    assert outcome.code == 0, outcome.err
+    whole = (tmp_path / "out/tables.md").read_text()
+    for name in (*NAMES, "table9_runtime", "table10_complexity", "overview", "complexity_scales"):
+        assert (tmp_path / f"out/{name}.md").read_text() in whole
+        latex = (tmp_path / f"out/{name}.tex").read_text()
+        rows = [line for line in latex.splitlines() if line.endswith(r" \\")]
+        assert len({line.count(" & ") for line in rows}) == 1
+        assert len(rows) in (len(records(tmp_path / f"out/{name}.csv")) + extra for extra in (1, 2))
+        assert all(latex.count(rule) == 1 for rule in (r"\toprule", r"\bottomrule", r"\end{table}"))
+
+
+def test_our_rows_stand_under_the_papers_with_the_difference(command, words, shelf, tmp_path):
+    outcome = command(*words)
+    rows = records(tmp_path / "out/table4_set5.csv")
+    assert [row["model"] for row in rows] == [*published.quality("Set5"), "Bicubic", "CFSRCNN"]
+    test_set = open_test_set(shelf / "data/Set5", 2)
+    net = load_net(shelf / "weights/x2/cfsrcnn_x2.pth", scale=2)
+    for row, upscale, paper in ((rows[-2], BicubicUpscaler(2), 33.66), (rows[-1], NetworkUpscaler(net, 2), 37.79)):
+        quality = evaluate(upscale, test_set).mean.quality
+        assert float(row["x2_psnr"]) == pytest.approx(quality.psnr, abs=1e-4)
+        assert float(row["x2_ssim"]) == pytest.approx(quality.ssim, abs=1e-6)
+        assert float(row["x2_db_to_paper"]) == pytest.approx(round(quality.psnr, 2) - paper, abs=1e-9)
+        assert row["x3_psnr"] == row["x3_db_to_paper"] == ""
+    line = f"| **CFSRCNN (measured)** | {quality.psnr:.2f}/{quality.ssim:.4f} | - | - | {quality.psnr - 37.79:+.2f} |"
+    assert line in (tmp_path / "out/table4_set5.md").read_text()
+    assert f"Set5 x2 CFSRCNN: {quality.psnr:.2f} dB / {quality.ssim:.4f} (paper 37.79" in outcome.out
+    assert "Set5 x2 here has 2 images, not 5: not comparable" in (tmp_path / "out/table4_set5.md").read_text()
+
+
+def test_a_second_run_measures_nothing(command, words, measured, tmp_path):
+    command(*words)
+    first = (tmp_path / "out/tables.md").read_text()
+    assert measured == ["Bicubic, Set5 x2", "CFSRCNN, Set5 x2"]
+    outcome = command(*words)
+    assert len(measured) == 2 and outcome.out.count(", kept") == 2
+    assert (tmp_path / "out/tables.md").read_text() == first
+    next((tmp_path / "out/measured").glob("*bicubic*")).write_text("{")  # cut off by a crash
+    command(*words)
+    assert measured[2:] == ["Bicubic, Set5 x2"]
+    command(*words, "--fresh")
+    assert len(measured) == 5
+
+
+def test_what_changed_is_measured_again(command, words, measured, shelf, tmp_path):
+    shutil.copytree(shelf, tmp_path / "shelf")
+    words = [Path(str(word).replace(str(shelf), str(tmp_path / "shelf"))) for word in words]
+    command(*words)
+    net = load_net(shelf / "weights/x2/cfsrcnn_x2.pth")
+    net.frb.conv.weight.data *= 0.99
+    save_state(net.state_dict(), tmp_path / "shelf/weights/x2/cfsrcnn_x2.pth")
+    command(*words)
+    assert measured[2:] == ["CFSRCNN, Set5 x2"]
+    lr = next((tmp_path / "shelf/data/Set5/x2").glob("*_LR.png"))
+    write_png(lr, 255 - read_rgb(lr))
+    outcome = command(*words)
+    assert measured[3:] == ["Bicubic, Set5 x2", "CFSRCNN, Set5 x2"] and outcome.code == 0
+    assert "are not the benchmarks' resize" in (tmp_path / "out/table4_set5.md").read_text()
+    command(*words, "--protocol", "rounded")
+    assert len(measured) == 7
+
+
+def test_what_is_missing_keeps_its_row_with_the_way_to_get_it(command, words, shelf, tmp_path):
+    command(*words)
+    for name, table in (("Set14", NAMES[1]), ("B100", NAMES[2]), ("Urban100", NAMES[3]), ("720p", NAMES[4])):
+        text = (tmp_path / f"out/{table}.md").read_text()
+        assert "| **CFSRCNN (measured)** | - | - | - | - | - | - |" in text and f"| {name} |" in text
+        assert f"`python -m dataset.prepare --hr FOLDER --name {name} --out {shelf / 'data'} --scales 2 3 4`" in text
+    assert "has no x3: `python -m dataset.prepare" in (tmp_path / "out/table4_set5.md").read_text()
+    assert "`python -m benchmarks.inference --out" in (tmp_path / "out/table9_runtime.md").read_text()
+    rows = records(tmp_path / "out/table10_complexity.csv")
+    assert [(row["parameters_k"], row["flops_g"]) for row in rows[-3:]] == [
+        ("1200", "11.08"),
+        ("1310", "11.08"),
+        ("1310", "11.95"),
+    ]
+
+
+def test_without_weights_the_rows_stay_empty(command, words, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert command(*words, "--checkpoints", tmp_path / "empty", "--data", tmp_path / "empty").code == 0
+    text = (tmp_path / "out/table4_set5.md").read_text()
+    assert "**CFSRCNN (measured)** | - |" in text and "Set5 is not in" in text
+
+
+def test_the_self_ensemble_has_its_own_row(command, words, shelf, tmp_path):
+    (tmp_path / "data/Set14").mkdir(parents=True)
+    hr = read_rgb(next((shelf / "data/Set5/x2").glob("*_HR.png")))[:36, :36]
+    write_png(tmp_path / "data/Set14/one.png", hr)  # a folder of HR pictures has every scale
+    words.remove("--no_self_ensemble")
+    command(*words, "--data", tmp_path / "data")
+    rows = records(tmp_path / "out/table5_set14.csv")[-3:]
+    assert [row["model"] for row in rows] == ["Bicubic", "CFSRCNN", "CFSRCNN + self-ensemble"]
+    assert float(rows[0]["x3_psnr"]) > 10 and rows[1]["x3_psnr"] == ""
+    assert rows[2]["x2_psnr"] not in ("", rows[1]["x2_psnr"])
+    assert float(rows[2]["x2_db_to_paper"]) == pytest.approx(round(float(rows[2]["x2_psnr"]), 2) - 33.51, abs=0.011)
+    assert "no checkpoint for x3 in" in (tmp_path / "out/table5_set14.md").read_text()
+
+
+@pytest.mark.parametrize("layout", ["Set5/x2", "set5/X2/SR", "x2", "."])
+def test_pictures_of_others_get_a_row(command, words, shelf, tmp_path, layout):
+    test_set = open_test_set(shelf / "data/Set5", 2)
+    for pair in test_set.pairs:
+        write_png(tmp_path / "theirs" / layout / pair.sr_name, BicubicUpscaler(2)(pair.read()[1]))
+    outcome = command(*words, "--compare", f"VDSR={tmp_path / 'theirs'}", "--compare", f"A & B_2={tmp_path / 'theirs'}")
+    assert outcome.code == 0, outcome.err
+    *_, bicubic, _, vdsr, other = records(tmp_path / "out/table4_set5.csv")
+    assert vdsr["x2_psnr"] == bicubic["x2_psnr"] == other["x2_psnr"] and other["x2_db_to_paper"] == ""
+    assert float(vdsr["x2_db_to_paper"]) == pytest.approx(round(float(vdsr["x2_psnr"]), 2) - 37.53, abs=0.011)
+    assert r"A \& B\_2 (measured)" in (tmp_path / "out/table4_set5.tex").read_text()
+
+
+def test_pictures_equal_to_the_hr_ones_have_no_finite_psnr(command, words, shelf, tmp_path):
+    for pair in open_test_set(shelf / "data/Set5", 2).pairs:
+        write_png(tmp_path / "theirs/Set5/x2" / pair.sr_name, pair.read()[0])
+    for _ in range(2):
+        assert command(*words, "--compare", f"HR={tmp_path / 'theirs'}").code == 0
+        assert "**HR (measured)** | inf/1.0000 | - | - | - |" in (tmp_path / "out/table4_set5.md").read_text()
+
+
+def test_pictures_that_do_not_fit_are_refused(refused, words, shelf, tmp_path):
+    pairs = open_test_set(shelf / "data/Set5", 2).pairs
+    theirs = tmp_path / "theirs/Set5/x2"
+    write_png(theirs / pairs[0].sr_name, pairs[0].read()[0])
+    compare = ["--compare", f"EDSR={tmp_path / 'theirs'}"]
+    refused(f"has neither {pairs[1].sr_name} nor", *words, *compare)
+    write_png(theirs / pairs[1].sr_name, pairs[1].read()[1])
+    refused("SR is 36x30 but HR 72x60", *words, *compare)
+    refused("no such folder", *words, "--compare", f"EDSR={tmp_path / 'nowhere'}")
+    refused("there is a row Bicubic already", *words, "--compare", f"Bicubic={tmp_path / 'theirs'}")
+    (tmp_path / "other").mkdir()
+    refused("none of the test sets found (Set5 x2)", *words, "--compare", f"EDSR={tmp_path / 'other'}")
+
+
+def test_a_folder_that_could_be_of_two_sets_is_refused(refused, words, shelf, tmp_path):
+    for name in ("Set5", "Set14"):
+        shutil.copytree(shelf / "data/Set5", tmp_path / "data" / name)
+    for pair in open_test_set(shelf / "data/Set5", 2).pairs:
+        write_png(tmp_path / "theirs" / pair.sr_name, pair.read()[0])
+    data = ["--data", tmp_path / "data", "--compare", f"EDSR={tmp_path / 'theirs'}"]
+    refused("would serve Set5 x2 and Set14 x2: lay them out as SET/xSCALE/", *words, *data)
+
+
+def test_bad_folders_and_files_are_one_line(refused, words, tmp_path):
+    refused("no such folder", *words, "--data", tmp_path / "nowhere")
+    refused("no such file or folder", *words, "--checkpoints", tmp_path / "nowhere")
+    (tmp_path / "bad.pth").write_text("no weights")
+    refused("bad.pth is no PyTorch weight file", *words, "--checkpoints", tmp_path / "bad.pth")
+    (tmp_path / "file").write_text("")
+    refused("file is a file", *words, "--out", tmp_path / "file")
+
+
+def test_run_times_come_from_the_benchmarks_file(command, refused, words, tmp_path):
+    (tmp_path / "out").mkdir()
+    seconds = {"device": "a CPU", "hr_256": 0.51234, "hr_512": 2.0, "hr_1024": 8.25}
+    (tmp_path / "out/inference.json").write_text(json.dumps({"table9": seconds}))
+    command(*words)
+    assert "| **CFSRCNN (measured on a CPU)** | 0.5123 | 2 | 8.25 |" in (tmp_path / "out/table9_runtime.md").read_text()
+    (tmp_path / "out/inference.json").write_text("{}")
+    refused("inference.json has no run-times for Table IX", *words)
+
+
+def test_the_papers_numbers_are_all_there():
+    sizes = {"Set5": 29, "Set14": 29, "B100": 28, "Urban100": 25, "720p": 3}
+    assert {name: len(published.quality(name)) for name in sizes} == sizes
+    assert published.quality("B100")["CFSRCNN"][4] == published.Score(27.53, 0.7333)
+    assert published.quality("Set5")["BTSRN"][2] == published.Score(37.75, None)
+    assert 3 not in published.quality("Urban100")["LapSRN"]
+    assert published.runtime()["DRRN"] == ["3.063", "8.050", "25.23"]
+    assert published.complexity()["CARN-M"] == ("412", "2.50") and len(published.complexity()) == 10
+
+
+def test_special_characters_are_escaped():
+    cells = [r"a_b & 50% $ #1 {~^\} x2 77x77 net_x2", "-1.25", "-"]
+    table = Table("odd", "Table I. 100%", [("a", ""), ("b", ""), ("c", "")], [cells], 0, [{"a": 1}], 1, ["a\nnote"])
+    latex = to_latex(table)
+    special = r"\{\textasciitilde{}\textasciicircum{}\textbackslash{}\}"
+    assert rf"a\_b \& 50\% \$ \#1 {special} $\times2$ 77$\times$77 net\_x2 & $-1.25$ & -- \\" in latex
+    assert r"\caption{100\%}" in latex and latex.startswith("% a note\n")
+    assert r"a\|b" in to_markdown(Table("odd", "", [("a", "")], [["a|b"]], 1, [{}]))
+
+
+def test_the_usual_folder_names_are_known(tmp_path):
+    for name, folder in (
+        ("B100", "BSDS100"),
+        ("Urban100", "urban100"),
+        ("720p", "DIV2K-720p"),
+        ("Set14", "benchmark/Set14"),
+    ):
+        (tmp_path / folder / "HR").mkdir(parents=True)
+        assert known_set(Path(folder).name).name == name
+        assert find_sets(tmp_path)[name] == tmp_path / folder
+    assert known_set("Manga109") is None
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "BSDS100/HR/a.png")
+    assert scales_of(tmp_path / "BSDS100") == [2, 3, 4] and scales_of(tmp_path / "urban100") == []
+    (tmp_path / "BSDS100/LR_bicubic/X3").mkdir(parents=True)
+    assert scales_of(tmp_path / "BSDS100") == [3]
+
+
+def test_weights_are_found_by_what_they_hold(shelf, tmp_path):
+    shutil.copytree(shelf / "weights", tmp_path / "w")
+    shutil.copy(tmp_path / "w/x2/cfsrcnn_x2.pth", tmp_path / "w/copy.pth")
+    save_state({"weight": torch.zeros(1)}, tmp_path / "w/other.pth")
+    for file in ("run/cfsrcnn_1000.pth", "run/cfsrcnn_20000.pth"):
+        save_state(CFSRCNN(2).state_dict(), tmp_path / "w" / file)
+    save_state(CFSRCNN(0, multi_scale=True).state_dict(), tmp_path / "w/cfsrcnn_multi.safetensors")
+    found, remarks = find_checkpoints(tmp_path / "w")
+    assert [(each.label, each.scales) for each in found] == [
+        ("CFSRCNN", (2,)),
+        ("CFSRCNN (cfsrcnn_multi)", (2, 3, 4)),
+        ("CFSRCNN (run/cfsrcnn_20000.pth)", (2,)),
+    ]
+    assert ["1 earlier steps" in remarks[0], "same file" in remarks[1], "no checkpoint" in remarks[2]] == [True] * 3
