@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from common.device import available_memory
 from common.errors import InputError
-from common.memory import available_memory
 
 CHANNELS = 64  # feature maps that a network is expected to hold per pixel
 EXTRACT_MAPS, REFINE_MAPS = 7, 3  # groups of that many maps that are alive at once, at the LR and at the SR size
