@@ -59,9 +59,10 @@ def read_hdf5(path: Path | str, scales: Iterable[int]) -> TrainingImages:
     if not path.is_file():
         raise InputError(f"{path} does not exist: make it with `python div2h5.py` (see README.md, Training data)")
     try:
+        mapped = np.memmap(path, np.uint8, "r")  # once: a map per image would use up the files a process may open
         with h5py.File(path, "r") as file:
-            hr = _read_group(path, file, "HR")
-            lr = {scale: _read_group(path, file, f"X{scale}") for scale in scales}
+            hr = _read_group(path, file, mapped, "HR")
+            lr = {scale: _read_group(path, file, mapped, f"X{scale}") for scale in scales}
     except InputError:
         raise
     except Exception as error:  # h5py raises OSError, KeyError, RuntimeError, ... on damaged files
@@ -71,7 +72,7 @@ def read_hdf5(path: Path | str, scales: Iterable[int]) -> TrainingImages:
     return TrainingImages(hr, lr)
 
 
-def _read_group(path: Path, file: h5py.File, name: str) -> list[np.ndarray]:
+def _read_group(path: Path, file: h5py.File, mapped: np.memmap, name: str) -> list[np.ndarray]:
     if not isinstance(file.get(name), h5py.Group):
         have = ", ".join(file.keys()) or "nothing"
         raise InputError(f"{path} has no group {name} (it has {have}): make it again with `python div2h5.py`")
@@ -87,7 +88,7 @@ def _read_group(path: Path, file: h5py.File, name: str) -> list[np.ndarray]:
         if offset is None:
             images.append(dataset[()])
         else:
-            images.append(np.memmap(path, np.uint8, "r", offset, dataset.shape))
+            images.append(mapped[offset : offset + dataset.size].reshape(dataset.shape))
     if not images:
         raise InputError(f"{path}: group {name} is empty: make it again with `python div2h5.py`")
     return images

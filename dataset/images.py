@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -20,6 +20,7 @@ from common.files import whole_file
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 MAX_PIXELS = 256_000_000  # a header that promises more is refused before memory is taken
 Image.MAX_IMAGE_PIXELS = None  # the check is ours: an error of one line in place of a warning
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # likewise
 
 
 @dataclass
@@ -30,6 +31,10 @@ class Picture:
     alpha: np.ndarray | None
     gray: bool
     converted: str | None
+
+    def without_pixels(self) -> Picture:
+        """What `say_conversions` needs, for a caller that keeps it for thousands of pictures."""
+        return replace(self, rgb=np.empty((0, 0, 3), np.uint8), alpha=None)
 
 
 def list_images(folder: Path | str) -> list[Path]:
@@ -70,9 +75,9 @@ def write_png(path: Path | str, image: np.ndarray) -> None:
         Image.fromarray(image).save(temporary, format="PNG", compress_level=3)
 
 
-def say_conversions(pictures: Iterable[tuple[str, Picture]]) -> str | None:
+def say_conversions(pictures: Iterable[tuple[str, Picture | None]]) -> str | None:
     """One line on all converted pictures among (name, picture), such as "converted to 8-bit RGB: 2 grayscale (a, b)"."""
-    found = [(name, picture.converted) for name, picture in pictures if picture.converted]
+    found = [(name, picture.converted) for name, picture in pictures if picture and picture.converted]
     if not found:
         return None
     kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(kind for _, kind in found).items())
@@ -85,9 +90,13 @@ def _decode(path: Path, image: Image.Image) -> Picture:
         raise InputError(
             f"{path} says it is {image.width}x{image.height}: more than {MAX_PIXELS // 10**6} megapixels are refused"
         )
-    if ";16" in image.mode or any(";16" in str(tile) for tile in getattr(image, "tile", ())):
-        orientation = image.getexif().get(0x0112, 1)
+    tiles = str(getattr(image, "tile", ""))
+    if ";16" in image.mode or ";16" in tiles:
+        # OpenCV turns TIFF files itself, and no others
+        orientation = image.getexif().get(0x0112, 1) if image.format != "TIFF" else 1
         image, kind = _reduce_16_bit(path), "16-bit"
+        if "LA;16" in tiles:  # gray with alpha, which OpenCV gives as four channels
+            image = image.convert("LA")
         image.getexif()[0x0112] = orientation
     elif image.mode in ("I", "F"):
         raise InputError(f"{path} has 32-bit pixels: save it with 8 or 16 bits per channel")
@@ -106,7 +115,7 @@ def _decode(path: Path, image: Image.Image) -> Picture:
 
 def _reduce_16_bit(path: Path) -> Image.Image:
     """Pillow keeps 16 bits for one channel only, so OpenCV reads; 65535 -> 255 by rounding v / 257."""
-    wide = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    wide = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)  # imread fails on TIFF turned by 90 degrees
     if wide is None:
         raise InputError(f"{path} is not a readable 16-bit picture: save it with 8 bits per channel")
     if wide.dtype == np.uint16:

@@ -21,7 +21,8 @@ def imresize(image: np.ndarray, scale: float | Fraction, edge: str = "clamp") ->
     """Resizes HxW or HxWxC to ceil(scale*H) x ceil(scale*W); `Fraction(1, 3)` shrinks by three.
 
     uint8 in, uint8 out, rounded half up and clipped after each pass as MATLAB does; float in, float64 out, unrounded.
-    Raises `ValueError` for an empty image, another type, an edge rule other than "clamp" or "mirror", or scale <= 0.
+    Raises `ValueError` for an empty image, another type, an edge rule other than "clamp" or "mirror", or a scale that
+    is not finite or under 1/10000.
     """
     if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
         raise ValueError(f"imresize takes uint8 or floating point, not {image.dtype}")
@@ -29,8 +30,8 @@ def imresize(image: np.ndarray, scale: float | Fraction, edge: str = "clamp") ->
         raise ValueError(f"imresize takes a non-empty HxW or HxWxC array, not shape {image.shape}")
     if edge not in EDGES:
         raise ValueError(f"edge must be one of {EDGES}, not {edge!r}")
-    if not (scale > 0 and math.isfinite(scale)):
-        raise ValueError(f"scale must be positive, not {scale}")
+    if not (scale >= 1e-4 and math.isfinite(scale)):
+        raise ValueError(f"scale must be finite and at least 1/10000, not {scale}")
     scale = Fraction(scale).limit_denominator(10_000)
     rows = _resize_rows(image, scale, edge)
     return np.ascontiguousarray(_resize_rows(rows.swapaxes(0, 1), scale, edge).swapaxes(0, 1))

@@ -42,7 +42,7 @@ def write_training_set(
 
     def read(pair: _Pair) -> tuple[np.ndarray, dict[int, np.ndarray]]:
         picture = read_picture(pair.hr)
-        seen.append((pair.hr.name, Picture(picture.rgb[:1, :1], None, picture.gray, picture.converted)))
+        seen.append((pair.hr.name, picture.without_pixels()))
         return _read_given(pair, picture.rgb) if pair.lr else _make_lr(pair.hr, picture.rgb, scales, edge)
 
     done = _in_order(read, pairs, workers or os.cpu_count() or 1)
@@ -80,7 +80,7 @@ def _read_given(pair: _Pair, hr: np.ndarray) -> tuple[np.ndarray, dict[int, np.n
         lr = lrs[scale] = read_picture(path).rgb
         if (lr.shape[0] * scale, lr.shape[1] * scale) != hr.shape[:2]:
             raise InputError(
-                f"{path} is {lr.shape[1]}x{lr.shape[0]}, not a {scale}th of {pair.hr.name} "
+                f"{path} is {lr.shape[1]}x{lr.shape[0]}, not 1/{scale} of {pair.hr.name} "
                 f"({hr.shape[1]}x{hr.shape[0]}): download both again"
             )
     return hr, lrs

@@ -1,6 +1,7 @@
 """HR images -> a test set in the authors' layout: NAME/x2/IMAGE_SRF_2_HR.png beside IMAGE_SRF_2_LR.png, and so on.
 
 Command line: `python -m dataset.prepare --hr FOLDER --name NAME --scales 2 3 4` writes `dataset/NAME`.
+`--verify FOLDER` checks a test set instead: see `dataset/verify.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from common.progress import progress
 from dataset.hdf5 import SCALES
 from dataset.images import list_images, read_picture, say_conversions, write_png
 from dataset.imresize import EDGES, imresize
+from dataset.verify import verify
 
 
 def prepare(hr_files: list[Path], folder: Path, scales: list[int], edge: str = "clamp") -> None:
@@ -34,7 +36,7 @@ def prepare(hr_files: list[Path], folder: Path, scales: list[int], edge: str = "
         with whole_folder(folder / f"x{scale}") as unfinished:
             for file in progress(hr_files, desc=f"{folder.name} x{scale}", unit="image"):
                 picture = read_picture(file)
-                pictures.append((file.name, picture))
+                pictures.append((file.name, picture.without_pixels()))
                 height, width = (size // scale * scale for size in picture.rgb.shape[:2])
                 if not height or not width:
                     raise InputError(f"{file} is smaller than {scale}x{scale}: remove it")
@@ -47,16 +49,31 @@ def prepare(hr_files: list[Path], folder: Path, scales: list[int], edge: str = "
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m dataset.prepare", description="Make a test set from HR images.")
-    parser.add_argument("--hr", type=Path, required=True, help="folder of HR pictures")
-    parser.add_argument("--name", required=True, help="name of the test set, its folder's too")
-    parser.add_argument("--out", type=Path, default=Path("dataset"), help="where the folder goes (default: dataset)")
-    parser.add_argument("--scales", type=int, nargs="+", choices=SCALES, default=list(SCALES), help="default: 2 3 4")
-    parser.add_argument("--edge", choices=EDGES, default="clamp", help="border rule; the published sets have clamp")
+    parser = argparse.ArgumentParser(
+        prog="python -m dataset.prepare", description="Make a test set from HR images, or check one."
+    )
+    task = parser.add_mutually_exclusive_group(required=True)
+    task.add_argument("--hr", type=Path, metavar="FOLDER", help="make a test set from the HR pictures in FOLDER")
+    task.add_argument("--verify", type=Path, metavar="FOLDER", help="check a test set against the published one")
+    parser.add_argument("--name", help="with --hr: name of the test set, its folder's too")
+    parser.add_argument("--out", type=Path, help="with --hr: where the folder goes (default: dataset)")
+    parser.add_argument("--edge", choices=EDGES, help="with --hr: border rule (default: clamp, as the published sets)")
+    parser.add_argument(
+        "--scales", type=int, nargs="+", choices=SCALES, help="default: 2 3 4; with --verify: those that are there"
+    )
     args = parser.parse_args()
+    scales = sorted(set(args.scales or ())) or None
+    if args.verify:
+        if unused := next((flag for flag in ("name", "out", "edge") if getattr(args, flag)), None):
+            raise InputError(f"--verify has no use for --{unused}: leave it out")
+        verify(args.verify, scales)
+        return
+    if args.name is None:
+        raise InputError("--hr needs --name, the name of the test set")
     if Path(args.name).name != args.name or args.name in ("", ".", ".."):
         raise InputError(f"--name {args.name!r} must be a plain name, not a path")
-    prepare(list_images(args.hr), args.out / args.name, sorted(set(args.scales)), args.edge)
+    folder = (args.out or Path("dataset")) / args.name
+    prepare(list_images(args.hr), folder, scales or list(SCALES), args.edge or "clamp")
 
 
 if __name__ == "__main__":

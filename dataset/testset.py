@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import InputError
+from dataset.hdf5 import SCALES
 from dataset.images import EXTENSIONS, Picture, list_images, read_picture
 from dataset.imresize import EDGES, imresize
 
@@ -28,6 +28,7 @@ class TestPair:
     hr_path: Path
     lr_path: Path | None
     scale: int
+    hr_info: Picture | None = None  # once read: what kind of picture the HR file is, without its pixels
 
     @property
     def sr_name(self) -> str:
@@ -35,13 +36,10 @@ class TestPair:
         stem = self.hr_path.stem
         return (stem[:-2] + "SR" if stem.endswith("HR") else stem) + ".png"
 
-    @cached_property
-    def hr_picture(self) -> Picture:
-        return read_picture(self.hr_path)
-
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """HR cropped to `scale` times the LR size, and LR; uint8 HxWx3. `InputError` for sizes that disagree."""
-        hr, scale = self.hr_picture.rgb, self.scale
+        picture, scale = read_picture(self.hr_path), self.scale
+        hr, self.hr_info = picture.rgb, picture.without_pixels()
         if self.lr_path is None:
             hr = hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale]
             if hr.size == 0:
@@ -51,7 +49,7 @@ class TestPair:
         height, width = lr.shape[0] * scale, lr.shape[1] * scale
         if not (0 <= hr.shape[0] - height < scale and 0 <= hr.shape[1] - width < scale):
             raise InputError(
-                f"{self.lr_path} is {lr.shape[1]}x{lr.shape[0]}, not a {scale}th of {self.hr_path.name} "
+                f"{self.lr_path} is {lr.shape[1]}x{lr.shape[0]}, not 1/{scale} of {self.hr_path.name} "
                 f"({hr.shape[1]}x{hr.shape[0]}): make the test set again with `python -m dataset.prepare`"
             )
         return hr[:height, :width], lr
@@ -88,7 +86,20 @@ def open_test_set(folder: Path | str, scale: int) -> TestSet:
         pairs = _edsr_layout(folder, scale)
     else:
         pairs = [TestPair(file, None, scale) for file in list_images(folder)]
+    names = [pair.sr_name for pair in pairs]
+    if twice := next((pair.hr_path for pair in pairs if names.count(pair.sr_name) > 1), None):
+        raise InputError(f"{twice} shares its name with another HR image, but for the ending: rename one of them")
     return TestSet(folder.resolve().name, scale, pairs)
+
+
+def scales_of(folder: Path) -> list[int]:
+    """The scales at which a test set's folder can be opened, whichever layout it has; none where it holds no pictures."""
+    if any((folder / f"x{each}").is_dir() for each in (2, 3, 4, 8)):
+        return [scale for scale in SCALES if (folder / f"x{scale}").is_dir()]
+    if (folder / "HR").is_dir() and (folder / "LR_bicubic").is_dir():
+        return [scale for scale in SCALES if (folder / "LR_bicubic" / f"X{scale}").is_dir()]
+    place = folder / "HR" if (folder / "HR").is_dir() else folder
+    return list(SCALES) if any(file.suffix.lower() in EXTENSIONS for file in place.iterdir()) else []
 
 
 def differing_share(hr: np.ndarray, lr: np.ndarray, scale: int) -> float:
@@ -128,4 +139,7 @@ def _edsr_layout(folder: Path, scale: int) -> list[TestPair]:
         if lr_path is None:
             raise InputError(f"{found[0]} is missing, the LR image of {file.name}")
         pairs.append(TestPair(file, lr_path, scale))
+    used = {pair.lr_path for pair in pairs}
+    if orphan := next((file for file in list_images(place) if file not in used), None):
+        raise InputError(f"{orphan} belongs to no pair: no image in {folder / 'HR'} has its name")
     return pairs

@@ -1,0 +1,257 @@
+"""`div2h5.py`: pictures, or DIV2K as downloaded, become the training set in one HDF5 file; or nothing does."""
+
+import shutil
+import subprocess
+import sys
+import time
+import weakref
+from fractions import Fraction
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import ROOT, photograph
+from PIL import Image
+
+import dataset.pairs
+from dataset.images import list_images, read_picture, read_rgb, write_png
+from dataset.imresize import imresize
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+@pytest.fixture
+def source(tmp_path, pictures) -> Path:
+    """A copy of the four pictures that a test may spoil."""
+    return Path(shutil.copytree(pictures, tmp_path / "source"))
+
+
+@pytest.fixture
+def div2k(tmp_path) -> Path:
+    """DIV2K as downloaded, but with two small images, and with LR images that no resize would make."""
+    random, folder = np.random.default_rng(0), tmp_path / "DIV2K"
+    for name, (height, width) in {"0001": (24, 36), "0002": (36, 12)}.items():
+        write_png(folder / f"DIV2K_train_HR/{name}.png", random.integers(0, 256, (height, width, 3), np.uint8))
+        for scale in (2, 3, 4):
+            lr = random.integers(0, 256, (height // scale, width // scale, 3), np.uint8)
+            write_png(folder / f"DIV2K_train_LR_bicubic/X{scale}/{name}x{scale}.png", lr)
+    return folder
+
+
+@pytest.fixture
+def old_file(tmp_path) -> Path:
+    """A finished file of an earlier run, in a folder of its own."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "train.h5").write_bytes(b"old")
+    return tmp_path / "out" / "train.h5"
+
+
+def assert_untouched(old_file: Path) -> None:
+    assert names_in(old_file.parent) == ["train.h5"] and old_file.read_bytes() == b"old"
+
+
+# --- a folder of pictures ---------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_pictures_becomes_the_authors_layout(command, pictures, tmp_path):
+    outcome = command("div2h5.py", "--source", pictures, "--out", tmp_path / "new" / "train.h5")
+    assert outcome.code == 0 and "4 images, scales x2, x3, x4" in outcome.out, outcome
+    with h5py.File(tmp_path / "new" / "train.h5") as file:
+        assert set(file) == {"HR", "X2", "X3", "X4"}
+        for group, scale in {"HR": 1, "X2": 2, "X3": 3, "X4": 4}.items():
+            assert set(file[group]) == {"0", "1", "2", "3"}
+            for number, picture in enumerate(list_images(pictures)):
+                image = file[group][str(number)]
+                assert image.dtype == np.uint8 and image.chunks is None and image.id.get_offset()
+                assert np.array_equal(image, imresize(read_rgb(picture), Fraction(1, scale)))
+    assert names_in(tmp_path / "new") == ["train.h5"]
+
+
+def test_only_the_scales_asked_for_are_written(command, pictures, tmp_path):
+    assert command("div2h5.py", "--source", pictures, "--out", tmp_path / "a.h5", "--scales", 3).code == 0
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert set(file) == {"HR", "X3"}
+
+
+def test_hr_images_are_cropped_to_a_multiple_of_the_scales(command, source, tmp_path):
+    shutil.rmtree(source)
+    hr = photograph("chelsea.png", 31, 47)
+    write_png(source / "a.png", hr)
+    for scales, (height, width) in {(2, 3, 4): (24, 36), (2,): (30, 46), (3,): (30, 45)}.items():
+        assert command("div2h5.py", "--source", source, "--out", tmp_path / "a.h5", "--scales", *scales).code == 0
+        with h5py.File(tmp_path / "a.h5") as file:
+            assert np.array_equal(file["HR/0"], hr[:height, :width])
+            for scale in scales:
+                assert np.array_equal(file[f"X{scale}/0"], imresize(hr[:height, :width], Fraction(1, scale)))
+
+
+def test_the_edge_rule_can_be_chosen(command, pictures, tmp_path):
+    assert command("div2h5.py", "--source", pictures, "--out", tmp_path / "a.h5", "--edge", "mirror").code == 0
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert np.array_equal(file["X2/0"], imresize(read_rgb(pictures / "0000.png"), Fraction(1, 2), "mirror"))
+
+
+def test_more_folders_can_be_added(command, pictures, div2k, tmp_path):
+    words = ["--source", div2k, "--extra", pictures, div2k / "DIV2K_train_HR"]
+    outcome = command("div2h5.py", *words, "--out", tmp_path / "a.h5")
+    assert outcome.code == 0 and "8 images" in outcome.out
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert np.array_equal(file["HR/1"], read_rgb(div2k / "DIV2K_train_HR/0002.png"))
+        assert np.array_equal(file["HR/2"], read_rgb(pictures / "0000.png"))
+
+
+def test_images_keep_file_name_order_whichever_is_decoded_first(command, pictures, tmp_path, monkeypatch):
+    def slow_at_first(path):
+        time.sleep(0.1 if path.name == "0000.png" else 0)
+        return read_picture(path)
+
+    monkeypatch.setattr(dataset.pairs, "read_picture", slow_at_first)
+    assert command("div2h5.py", "--source", pictures, "--out", tmp_path / "a.h5", "--workers", 3).code == 0
+    with h5py.File(tmp_path / "a.h5") as file:
+        for number, picture in enumerate(list_images(pictures)):
+            assert np.array_equal(file[f"HR/{number}"], read_rgb(picture))
+
+
+def test_pictures_leave_the_memory_once_they_are_written(command, source, tmp_path, monkeypatch):
+    for number in range(4, 30):
+        shutil.copy(source / "0000.png", source / f"{number:04}.png")
+    read, most = [], 0
+
+    def counting(path):
+        nonlocal most
+        picture = read_picture(path)
+        read.append(weakref.ref(picture.rgb))
+        most = max(most, sum(each() is not None for each in read))
+        return picture
+
+    monkeypatch.setattr(dataset.pairs, "read_picture", counting)
+    assert command("div2h5.py", "--source", source, "--out", tmp_path / "a.h5", "--workers", 2).code == 0
+    assert len(read) == 30 and most <= 8  # two per thread wait, one per thread is decoded, one is written
+
+
+def test_conversions_are_said_once(command, source, tmp_path):
+    for name, mode in {"0000": "L", "0001": "P", "0002": "L"}.items():
+        Image.open(source / f"{name}.png").convert(mode).save(source / f"{name}.png")
+    outcome = command("div2h5.py", "--source", source, "--out", tmp_path / "a.h5", "--workers", 1)
+    assert outcome.code == 0
+    notes = [line for line in outcome.out.splitlines() if "converted" in line]
+    assert notes == ["converted to 8-bit RGB: 2 grayscale, 1 palette (0000.png, 0001.png, 0002.png)"]
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file["HR/0"].shape == (60, 72, 3)
+
+
+# --- DIV2K as downloaded ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("named", ["DIV2K", "DIV2K/DIV2K_train_HR"])
+def test_div2k_is_taken_with_the_lr_images_it_came_with(command, div2k, tmp_path, named):
+    assert command("div2h5.py", "--source", tmp_path / named, "--out", tmp_path / "a.h5").code == 0
+    with h5py.File(tmp_path / "a.h5") as file:
+        for number, name in enumerate(["0001", "0002"]):
+            assert np.array_equal(file[f"HR/{number}"], read_rgb(div2k / f"DIV2K_train_HR/{name}.png"))
+            for scale in (2, 3, 4):
+                lr = read_rgb(div2k / f"DIV2K_train_LR_bicubic/X{scale}/{name}x{scale}.png")
+                assert np.array_equal(file[f"X{scale}/{number}"], lr)
+
+
+def test_a_scale_left_out_need_not_be_downloaded(command, div2k, tmp_path):
+    shutil.rmtree(div2k / "DIV2K_train_LR_bicubic/X3")
+    assert command("div2h5.py", "--source", div2k, "--out", tmp_path / "a.h5", "--scales", 2, 4).code == 0
+
+
+def test_div2k_without_any_lr_images_gets_ours_and_says_so(command, div2k, tmp_path):
+    shutil.rmtree(div2k / "DIV2K_train_LR_bicubic")
+    outcome = command("div2h5.py", "--source", div2k, "--out", tmp_path / "a.h5")
+    assert outcome.code == 0 and "DIV2K_train_LR_bicubic is not there" in outcome.out
+    with h5py.File(tmp_path / "a.h5") as file:
+        hr = read_rgb(div2k / "DIV2K_train_HR/0002.png")
+        assert np.array_equal(file["X3/1"], imresize(hr, Fraction(1, 3)))
+
+
+def test_a_missing_lr_image_is_named(refused, div2k, old_file):
+    missing = div2k / "DIV2K_train_LR_bicubic/X3/0002x3.png"
+    missing.unlink()
+    line = refused(f"{missing} is missing", "div2h5.py", "--source", div2k, "--out", old_file)
+    assert "0002.png" in line and "--scales" in line
+    assert_untouched(old_file)
+
+
+def test_an_lr_image_of_another_size_is_named(refused, div2k, old_file):
+    wrong = div2k / "DIV2K_train_LR_bicubic/X4/0002x4.png"
+    write_png(wrong, np.zeros((9, 4, 3), np.uint8))
+    line = refused(f"{wrong} is 4x9", "div2h5.py", "--source", div2k, "--out", old_file)
+    assert "0002.png (12x36)" in line
+    assert_untouched(old_file)
+
+
+# --- what goes wrong leaves nothing behind ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_broken_picture_is_named(refused, source, old_file, workers):
+    broken = source / "0002.png"
+    broken.write_bytes(broken.read_bytes()[:2000])
+    words = ["--source", source, "--out", old_file, "--workers", workers]
+    refused(f"{broken} is not a readable picture", "div2h5.py", *words)
+    assert_untouched(old_file)
+
+
+def test_a_picture_too_small_to_shrink_is_named(refused, source, old_file):
+    write_png(source / "small.png", np.zeros((11, 30, 3), np.uint8))
+    refused("small.png is 30x11, smaller than 12x12", "div2h5.py", "--source", source, "--out", old_file)
+    assert_untouched(old_file)
+
+
+def test_ctrl_c_leaves_no_file(command, pictures, old_file, monkeypatch):
+    def interrupted(path):
+        if path.name == "0002.png":
+            raise KeyboardInterrupt
+        return read_picture(path)
+
+    monkeypatch.setattr(dataset.pairs, "read_picture", interrupted)
+    new = old_file.parent.parent / "new" / "train.h5"
+    for out in (new, old_file):
+        outcome = command("div2h5.py", "--source", pictures, "--out", out, "--workers", 1)
+        assert outcome.code == 130 and "stopped by Ctrl-C" in outcome.err and "Traceback" not in outcome.err
+    assert names_in(new.parent) == []
+    assert_untouched(old_file)
+
+
+def test_a_missing_folder_is_named(refused, tmp_path):
+    refused(f"{tmp_path / 'gone'} is not a folder", "div2h5.py", "--source", tmp_path / "gone", "--out", "never.h5")
+
+
+def test_a_folder_without_pictures_is_named(refused, tmp_path):
+    refused(f"{tmp_path} holds no pictures", "div2h5.py", "--source", tmp_path, "--out", tmp_path / "never.h5")
+
+
+# --- as the paper's read-me calls it ------------------------------------------------------------------------------------
+
+
+def run_in(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "div2h5.py", *words], cwd=folder, capture_output=True, text=True)
+
+
+def test_it_runs_from_inside_the_dataset_folder():
+    outcome = run_in(ROOT / "dataset", "--help")
+    assert outcome.returncode == 0 and "--source" in outcome.stdout, outcome
+
+
+def test_without_flags_div2k_in_the_dataset_folder_becomes_div2k_train_h5(div2k, tmp_path):
+    project = tmp_path / "project"
+    for folder in ("common", "dataset"):
+        shutil.copytree(
+            ROOT / folder, project / folder, ignore=lambda place, names: {n for n in names if n[-3:] != ".py"}
+        )
+    shutil.copy(ROOT / "div2h5.py", project)
+    none = run_in(project)
+    assert none.returncode == 2 and none.stderr.startswith("error: DIV2K_train_HR is not in dataset/"), none
+    for folder in div2k.iterdir():
+        folder.rename(project / "dataset" / folder.name)
+    done = run_in(project / "dataset")
+    assert done.returncode == 0, done
+    with h5py.File(project / "dataset/DIV2K_train.h5") as file:
+        assert set(file) == {"HR", "X2", "X3", "X4"} and len(file["X4"]) == 2

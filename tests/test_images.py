@@ -1,0 +1,300 @@
+"""Any picture file becomes 8-bit RGB, or one error that names it; a PNG is written whole or not at all."""
+
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.errors import InputError
+from dataset.images import list_images, read_picture, read_rgb, say_conversions, write_png
+
+RANDOM = np.random.default_rng(0)
+RGB = RANDOM.integers(0, 256, (6, 9, 3), np.uint8)
+GRAY = RGB[:, :, 0].copy()
+WIDE = RANDOM.integers(0, 65536, (6, 9, 3), np.uint16)
+EVERY_16_BIT_VALUE = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+EXIF_TURNS = {  # what the stored pixels need to stand upright
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: np.rot90(x, 1),
+}
+
+
+def rounded(wide: np.ndarray) -> np.ndarray:
+    """65535 -> 255."""
+    return np.floor(wide / 257 + 0.5).astype(np.uint8)
+
+
+def three(gray: np.ndarray) -> np.ndarray:
+    return np.dstack([gray] * 3)
+
+
+def turned(turn: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    return exif
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: list[bytes]) -> bytes:
+    """A PNG file byte by byte, for what no library writes; no `rows`: a header without pixels."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+# --- what is read -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["png", "bmp", "tif", "ppm"])
+def test_8_bit_rgb_is_read_as_it_is(tmp_path, ending):
+    file = tmp_path / f"a.{ending}"
+    Image.fromarray(RGB).save(file)
+    picture = read_picture(file)
+    assert np.array_equal(picture.rgb, RGB) and picture.rgb.dtype == np.uint8
+    assert picture.alpha is None and not picture.gray and picture.converted is None
+    assert np.array_equal(read_rgb(file), RGB)
+
+
+def test_grayscale_becomes_three_equal_channels(tmp_path):
+    Image.fromarray(GRAY).save(tmp_path / "a.png")
+    picture = read_picture(tmp_path / "a.png")
+    assert np.array_equal(picture.rgb, three(GRAY))
+    assert picture.gray and picture.converted == "grayscale"
+
+
+def test_black_and_white_becomes_0_and_255(tmp_path):
+    Image.fromarray(GRAY > 127).save(tmp_path / "a.png")
+    picture = read_picture(tmp_path / "a.png")
+    assert np.array_equal(picture.rgb, three(np.where(GRAY > 127, 255, 0)))
+    assert picture.gray and picture.converted == "black-and-white"
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "pgm"])
+def test_16_bit_gray_is_rounded_to_8_bit(tmp_path, ending):
+    file = tmp_path / f"a.{ending}"
+    cv2.imwrite(str(file), EVERY_16_BIT_VALUE)
+    picture = read_picture(file)
+    assert np.array_equal(picture.rgb, three(rounded(EVERY_16_BIT_VALUE)))
+    assert picture.gray and picture.converted == "16-bit"
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_16_bit_rgb_is_rounded_to_8_bit(tmp_path, ending):
+    file = tmp_path / f"a.{ending}"
+    cv2.imwrite(str(file), WIDE[:, :, ::-1])
+    picture = read_picture(file)
+    assert np.array_equal(picture.rgb, rounded(WIDE))
+    assert not picture.gray and picture.alpha is None and picture.converted == "16-bit"
+
+
+def test_16_bit_rgb_keeps_its_alpha(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.dstack([WIDE[:, :, ::-1], WIDE[:, :, 0]]))
+    picture = read_picture(tmp_path / "a.png")
+    assert np.array_equal(picture.rgb, rounded(WIDE)) and np.array_equal(picture.alpha, rounded(WIDE[:, :, 0]))
+
+
+def test_16_bit_gray_with_alpha_stays_gray(tmp_path):
+    rows = [row.astype(">u2").tobytes() for row in WIDE[:, :, :2]]
+    (tmp_path / "a.png").write_bytes(png(9, 6, 16, 4, rows))
+    picture = read_picture(tmp_path / "a.png")
+    assert np.array_equal(picture.rgb, three(rounded(WIDE[:, :, 0])))
+    assert np.array_equal(picture.alpha, rounded(WIDE[:, :, 1]))
+    assert picture.gray and picture.converted == "16-bit"
+
+
+def test_alpha_is_kept_apart_and_the_colours_under_it_too(tmp_path):
+    Image.fromarray(np.dstack([RGB, GRAY])).save(tmp_path / "a.png")
+    picture = read_picture(tmp_path / "a.png")
+    assert np.array_equal(picture.rgb, RGB) and np.array_equal(picture.alpha, GRAY)
+    assert not picture.gray and picture.converted == "alpha"
+
+
+def test_gray_with_alpha_stays_gray(tmp_path):
+    Image.fromarray(np.dstack([GRAY, RGB[:, :, 1]])).save(tmp_path / "a.png")
+    picture = read_picture(tmp_path / "a.png")
+    assert np.array_equal(picture.rgb, three(GRAY)) and np.array_equal(picture.alpha, RGB[:, :, 1])
+    assert picture.gray and picture.converted == "alpha"
+
+
+def palette_picture() -> tuple[Image.Image, np.ndarray]:
+    """A picture of four palette entries and its colours."""
+    colours = np.array([[255, 0, 0], [0, 200, 10], [7, 8, 9], [250, 251, 252]], np.uint8)
+    index = RANDOM.integers(0, 4, (6, 9), np.uint8)
+    index[0, :4] = range(4)
+    image = Image.fromarray(index, "L")
+    image.putpalette(colours.tobytes())
+    return image, colours[index]
+
+
+def test_a_palette_becomes_its_colours(tmp_path):
+    image, colours = palette_picture()
+    image.save(tmp_path / "a.png")
+    picture = read_picture(tmp_path / "a.png")
+    assert np.array_equal(picture.rgb, colours)
+    assert picture.alpha is None and picture.converted == "palette"
+
+
+def test_a_palette_with_a_transparent_colour_gives_alpha(tmp_path):
+    image, colours = palette_picture()
+    image.save(tmp_path / "a.png", transparency=2)
+    picture = read_picture(tmp_path / "a.png")
+    assert np.array_equal(picture.rgb, colours)
+    assert np.array_equal(picture.alpha, np.where((colours == [7, 8, 9]).all(2), 0, 255))
+    assert picture.converted == "palette"
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    Image.fromarray(RGB).convert("CMYK").save(tmp_path / "a.tif")
+    picture = read_picture(tmp_path / "a.tif")
+    assert np.array_equal(picture.rgb, RGB) and picture.converted == "CMYK"
+
+
+@pytest.mark.parametrize("turn", EXIF_TURNS)
+def test_the_exif_turn_is_applied(tmp_path, turn):
+    Image.fromarray(RGB).save(tmp_path / "a.png", exif=turned(turn))
+    assert np.array_equal(read_rgb(tmp_path / "a.png"), EXIF_TURNS[turn](RGB))
+
+
+@pytest.mark.parametrize("turn", EXIF_TURNS)
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_the_exif_turn_of_a_16_bit_picture_is_applied_once(tmp_path, ending, turn):
+    gray = WIDE[:, :, 0].copy()
+    Image.fromarray(gray).save(tmp_path / f"a.{ending}", exif=turned(turn))
+    assert np.array_equal(read_rgb(tmp_path / f"a.{ending}"), EXIF_TURNS[turn](three(rounded(gray))))
+
+
+def test_the_exif_turn_is_applied_to_alpha_too(tmp_path):
+    Image.fromarray(np.dstack([RGB, GRAY])).save(tmp_path / "a.png", exif=turned(6))
+    assert np.array_equal(read_picture(tmp_path / "a.png").alpha, EXIF_TURNS[6](GRAY))
+
+
+def test_conversions_are_told_in_one_line(tmp_path):
+    for name in ("a", "b", "c", "d"):
+        Image.fromarray(GRAY).save(tmp_path / f"{name}.png")
+    Image.fromarray(RGB).save(tmp_path / "e.png")
+    palette_picture()[0].save(tmp_path / "f.png")
+    note = say_conversions((file.name, read_picture(file)) for file in list_images(tmp_path))
+    assert note == "converted to 8-bit RGB: 4 grayscale, 1 palette (a.png, b.png, c.png, ...)"
+
+
+def test_nothing_is_told_where_nothing_was_converted():
+    assert say_conversions([]) is None
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"gone\.png: no such file"):
+        read_picture(tmp_path / "gone.png")
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "bmp", "tif", "webp", "ppm"])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 0.9])
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_a_file_cut_off_is_named(tmp_path, ending, share):
+    whole, cut = tmp_path / f"whole.{ending}", tmp_path / f"cut.{ending}"
+    Image.fromarray(np.tile(RGB, (8, 8, 1))).save(whole)
+    cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * share)])
+    with pytest.raises(InputError, match=rf"cut\.{ending} is not a readable picture"):
+        read_picture(cut)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "pgm"])
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_a_16_bit_file_cut_off_is_named_and_no_decoder_adds_lines_of_its_own(tmp_path, ending, capfd):
+    whole, cut = tmp_path / f"whole.{ending}", tmp_path / f"cut.{ending}"
+    cv2.imwrite(str(whole), np.tile(WIDE[:, :, 0], (8, 8)))
+    cut.write_bytes(whole.read_bytes()[:-20])
+    with pytest.raises(InputError, match=rf"cut\.{ending} is not a readable"):
+        read_picture(cut)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_file_that_is_no_picture_is_named(tmp_path):
+    (tmp_path / "words.png").write_text("not a picture")
+    with pytest.raises(InputError, match=r"words\.png is not a readable picture"):
+        read_picture(tmp_path / "words.png")
+
+
+def test_32_bit_pixels_are_refused(tmp_path):
+    Image.fromarray(RGB[:, :, 0].astype(np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(InputError, match=r"a\.tif has 32-bit pixels"):
+        read_picture(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_header_of_30000x30000_pixels_is_refused_before_decoding(tmp_path, depth, monkeypatch):
+    def decode(*_):
+        raise AssertionError("memory is taken")
+
+    (tmp_path / "a.png").write_bytes(png(30000, 30000, depth, 2, []))
+    monkeypatch.setattr(Image.core, "new", decode)
+    monkeypatch.setattr(cv2, "imdecode", decode)
+    with pytest.raises(InputError, match=r"a\.png says it is 30000x30000: more than 256 megapixels are refused"):
+        read_picture(tmp_path / "a.png")
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_are_listed_in_file_name_order_without_hidden_and_other_files(tmp_path):
+    for name in ("b.PNG", "a.jpg", "10.tif", "9.webp", ".hidden.png", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [file.name for file in list_images(tmp_path)] == ["10.tif", "9.webp", "a.jpg", "b.PNG"]
+
+
+def test_an_empty_folder_is_named(tmp_path):
+    with pytest.raises(InputError, match="holds no pictures"):
+        list_images(tmp_path)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(InputError, match="gone is not a folder"):
+        list_images(tmp_path / "gone")
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("image", [GRAY, RGB, np.dstack([RGB, GRAY])], ids=["gray", "rgb", "alpha"])
+def test_what_is_written_is_read_back(tmp_path, image):
+    write_png(tmp_path / "new" / "a.png", image)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "new" / "a.png")), image)
+
+
+@pytest.fixture(params=[OSError("No space left on device"), KeyboardInterrupt()], ids=["disk full", "Ctrl-C"])
+def failing_save(request, monkeypatch):
+    """Saving a picture writes some bytes and then fails with this exception."""
+
+    def save(_image, file, **_options):
+        file.write_bytes(b"half a picture")
+        raise request.param
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    return type(request.param)
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, failing_save):
+    with pytest.raises(failing_save):
+        write_png(tmp_path / "a.png", RGB)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_leaves_the_old_file_as_it_was(tmp_path, failing_save):
+    (tmp_path / "a.png").write_bytes(b"old")
+    with pytest.raises(failing_save):
+        write_png(tmp_path / "a.png", RGB)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]
