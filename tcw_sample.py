@@ -9,18 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
+from common.device import pick_device
 from common.errors import InputError, run_command
 from common.files import make_folder
 from dataset.hdf5 import SCALES
 from dataset.images import say_conversions, write_png
 from dataset.testset import TestPair, TestSet, open_test_set
 from evaluation.benchmark import evaluate
+from evaluation.html_report import write_report
 from evaluation.inference import PRECISIONS, BicubicUpscaler, NetworkUpscaler, Upscale
 from evaluation.metrics import PROTOCOLS
 from evaluation.photos import upscale_photos
 from evaluation.report import format_mean, format_table, write_results
 from model.checkpoint import load_net
-from solver import pick_device
 
 
 def parse_flags() -> argparse.Namespace:
@@ -61,7 +62,8 @@ def main() -> None:
     test_set = open_test_set(args.test_data_dir, args.scale)
     run = "bicubic" if args.model == "bicubic" else args.ckpt_path.stem + "_ensemble" * args.self_ensemble
     folder = args.sample_dir / run / test_set.name / f"x{args.scale}"
-    make_folder(folder / "SR"), make_folder(folder / "HR")
+    for kind in ("SR", "HR"):
+        make_folder(folder / kind)
 
     def keep(pair: TestPair, sr: np.ndarray, hr: np.ndarray) -> None:
         write_png(folder / "SR" / pair.sr_name, sr)
@@ -69,10 +71,11 @@ def main() -> None:
 
     result = evaluate(upscale, test_set, keep)
     baseline = evaluate(BicubicUpscaler(args.scale), test_set, check_lr=False) if args.baseline else None
-    write_results(folder / "results.json", describe(args, test_set), result, baseline)
+    about = describe(args, test_set)
+    write_results(folder / "results.json", about, result, baseline)
     print(format_table(result, baseline))
     print(format_mean(f"{test_set.name} x{args.scale} {run}, protocol {args.protocol}", result))
-    if note := say_conversions((pair.hr_path.name, pair.hr_picture) for pair in test_set.pairs):
+    if note := say_conversions((pair.hr_path.name, pair.hr_info) for pair in test_set.pairs):
         print(note)
     if result.foreign_lr:
         print(
@@ -80,6 +83,7 @@ def main() -> None:
             "another tool, so these figures are not comparable with published ones"
         )
     print(f"SR images: {folder / 'SR'}")
+    print(f"report: {write_report(folder, about, test_set, result)}")
 
 
 def make_upscaler(args: argparse.Namespace) -> Upscale:
