@@ -34,7 +34,7 @@ from model.checkpoint import load_matching, save_state
 from model.init import initialise
 
 LOSSES = {"MSE": nn.MSELoss, "L1": nn.L1Loss, "SmoothL1": nn.SmoothL1Loss}
-CUDA_CHECK_INTERVAL = 100  # steps between two looks at the loss, each of which waits for the GPU
+CUDA_CHECK_INTERVAL = 50  # steps between two looks at the loss, each of which waits for the GPU
 SAME_RUN = ("model", "scale", "group", "patch_size", "batch_size", "seed", "ema")  # --resume cannot change these
 
 
@@ -99,7 +99,8 @@ class Solver:
                 images_done += args.batch_size
                 self._bar.update()
                 at_interval = self.step % args.print_interval == 0 or self.step == args.max_steps
-                if at_interval or self.device.type != "cuda" or self.step % CUDA_CHECK_INTERVAL == 0:
+                asked = self._asked_to_stop and self.crew.count == 1  # several must first agree on the step
+                if at_interval or asked or self.device.type != "cuda" or self.step % CUDA_CHECK_INTERVAL == 0:
                     self._look_at_losses()
                     rate = images_done / (time.perf_counter() - since)
                     loss, lr = self._window[-1][0], learning_rate(self.step - 1, args)
@@ -193,7 +194,7 @@ class Solver:
         """
         if not self._pending:
             return
-        losses = torch.stack([loss.double() for loss, _ in self._pending]) / self.crew.count
+        losses = torch.stack([loss.float() for loss, _ in self._pending]) / self.crew.count
         asked = losses.new_tensor([self._asked_to_stop])
         *losses, asked = self.crew.sum(torch.cat([losses, asked])).tolist()
         norms = torch.stack([norm for _, norm in self._pending]).tolist()

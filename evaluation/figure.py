@@ -65,7 +65,7 @@ def pick_crop(a: np.ndarray, b: np.ndarray) -> Crop:
 
 
 def draw_figure(panels: list[Panel], crop: Crop, columns: int = 3) -> Image.Image:
-    """The panels in rows of `columns`, each with the crop framed red and enlarged in its lower right corner."""
+    """The panels in rows of `columns`, each with the crop framed red and enlarged in the corner farthest from it."""
     left, top, width, height = crop
     pictures = []
     for panel in panels:
@@ -74,9 +74,10 @@ def draw_figure(panels: list[Panel], crop: Crop, columns: int = 3) -> Image.Imag
         inset = _enlarge(panel.image, crop, zoom)
         draw = ImageDraw.Draw(picture)
         draw.rectangle((left - 2, top - 2, left + width + 1, top + height + 1), outline=RED, width=2)
-        corner = picture.width - inset.width - 3, picture.height - inset.height - 3
-        draw.rectangle((corner[0] - 3, corner[1] - 3, picture.width - 1, picture.height - 1), fill=GREEN)
-        picture.paste(inset, corner)
+        x = picture.width - inset.width - 3 if left + width / 2 < picture.width * 0.55 else 3
+        y = picture.height - inset.height - 3 if top + height / 2 < picture.height * 0.8 else 3
+        draw.rectangle((x - 3, y - 3, x + inset.width + 2, y + inset.height + 2), fill=GREEN)
+        picture.paste(inset, (x, y))
         pictures.append(picture)
     return _arrange(pictures, [panel.caption for panel in panels], columns)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from common.errors import InputError
 from dataset.hdf5 import SCALES
-from dataset.images import EXTENSIONS
 from model.checkpoint import identify, read_state
 
 SHIPPED = re.compile(r"x([234])/cfsrcnn_x\1\.(pth|safetensors)$")
@@ -37,7 +36,7 @@ class KnownSet:
         return f"python -m dataset.prepare --hr FOLDER --name {self.name}{out} --scales {' '.join(map(str, scales))}"
 
 
-EDSR = "EDSR's benchmark.tar (https://cv.snu.ac.kr/research/EDSR/benchmark.tar) holds it ready to use, or get the HR images"
+EDSR = "EDSR's benchmark.tar holds it ready to use, or get the HR images"
 SETS = (
     KnownSet(4, "IV", "Set5", ("set5",), 5, f"5 images of Bevilacqua et al., BMVC 2012. {EDSR}"),
     KnownSet(5, "V", "Set14", ("set14",), 14, f"14 images of Zeyde et al., 2010. {EDSR}"),
@@ -48,7 +47,7 @@ SETS = (
         "Urban100",
         ("urban100", "u100"),
         100,
-        f"100 images of Huang et al., CVPR 2015 (https://github.com/jbhuang0604/SelfExSR). {EDSR}",
+        f"100 images of Huang et al., CVPR 2015 (the SelfExSR repository). {EDSR}",
     ),
     KnownSet(
         8,
@@ -90,16 +89,6 @@ def find_sets(data: Path) -> dict[str, Path]:
             if fits:
                 found.setdefault(wanted.name, fits[0])
     return found
-
-
-def scales_of(folder: Path) -> list[int]:
-    """The scales at which a test set's folder can be opened, whichever of the field's layouts it has."""
-    if any((folder / f"x{each}").is_dir() for each in (*SCALES, 8)):
-        return [scale for scale in SCALES if (folder / f"x{scale}").is_dir()]
-    if (folder / "HR").is_dir() and (folder / "LR_bicubic").is_dir():
-        return [scale for scale in SCALES if (folder / "LR_bicubic" / f"X{scale}").is_dir()]
-    place = folder / "HR" if (folder / "HR").is_dir() else folder
-    return list(SCALES) if any(file.suffix.lower() in EXTENSIONS for file in place.iterdir()) else []
 
 
 def find_checkpoints(source: Path) -> tuple[list[Checkpoint], list[str]]:

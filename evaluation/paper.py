@@ -16,10 +16,10 @@ from common.device import pick_device
 from common.errors import run_command
 from common.files import make_folder, whole_file
 from dataset.hdf5 import SCALES
-from dataset.testset import TestSet, open_test_set
+from dataset.testset import TestSet, open_test_set, scales_of
 from evaluation import published
 from evaluation.compare import parse_compare
-from evaluation.inventory import SETS, Checkpoint, KnownSet, find_checkpoints, find_sets, hash_files, scales_of
+from evaluation.inventory import SETS, Checkpoint, KnownSet, find_checkpoints, find_sets, hash_files
 from evaluation.kept import kept_or_measured
 from evaluation.methods import ENSEMBLE, OURS, Bicubic, make_methods
 from evaluation.metrics import PROTOCOLS

@@ -16,11 +16,11 @@ import evaluation.methods
 from benchmarks import complexity
 from dataset.images import list_images, read_rgb, write_png
 from dataset.prepare import prepare
-from dataset.testset import open_test_set
+from dataset.testset import open_test_set, scales_of
 from evaluation import published
 from evaluation.benchmark import evaluate
 from evaluation.inference import BicubicUpscaler, NetworkUpscaler
-from evaluation.inventory import find_checkpoints, find_sets, known_set, scales_of
+from evaluation.inventory import find_checkpoints, find_sets, known_set
 from evaluation.tables import Table, to_latex, to_markdown
 from model.cfsrcnn import CFSRCNN
 from model.checkpoint import load_net, save_state

@@ -1,0 +1,84 @@
+"""`python -m evaluation.curves`: what a training log says is what the picture shows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from evaluation.curves import draw_curves, read_log, read_logs
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules")  # it is run as a command and imported
+
+CURVES = ("-m", "evaluation.curves")
+
+
+def write_log(path: Path, run: str, scales: tuple[str, ...] = ("x2",), steps: int = 4) -> Path:
+    """A log of `steps` lines, 100 training steps and half an hour each; validated at every second one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        for number in range(1, steps + 1):
+            line = {"run": run, "step": 100 * number, "loss": 1 / number, "lr": 1e-3 / number, "seconds": 1800 * number}
+            if number % 2 == 0 and scales:
+                line["validation"] = {scale: {"psnr": 30.0 + number, "ssim": 0.9} for scale in scales}
+            file.write(json.dumps(line) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(("ending", "start"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
+def test_the_ending_decides_what_is_written(command, tmp_path, ending, start):
+    log = write_log(tmp_path / "log.jsonl", "first")
+    outcome = command(*CURVES, log, "--out", tmp_path / f"new/curves{ending}")
+    assert outcome.code == 0 and "first (400 steps)" in outcome.out, outcome
+    assert (tmp_path / f"new/curves{ending}").read_bytes().startswith(start)
+    assert [file.name for file in (tmp_path / "new").iterdir()] == [f"curves{ending}"]
+    if ending == ".png":
+        assert Image.open(tmp_path / "new/curves.png").width == 1800  # 9 inches of 200 dots
+
+
+def test_each_panel_has_the_numbers_of_the_log_and_its_unit(tmp_path):
+    figure = draw_curves(read_log(write_log(tmp_path / "log.jsonl", "first")))
+    left, right = figure.axes[0::2], figure.axes[1::2]
+    assert [axes.get_ylabel() for axes in left] == [
+        "loss (mean of the interval)",
+        "learning rate",
+        "validation PSNR on Y (dB)",
+    ]
+    assert (left[2].get_xlabel(), right[2].get_xlabel()) == ("training steps", "hours of training")
+    assert left[0].get_lines()[0].get_xydata().tolist() == [[100 * n, 1 / n] for n in (1, 2, 3, 4)]
+    assert right[1].get_lines()[0].get_xydata().tolist() == [[0.5 * n, 1e-3 / n] for n in (1, 2, 3, 4)]
+    assert left[2].get_lines()[0].get_xydata().tolist() == [[200, 32], [400, 34]]
+    assert right[2].get_lines()[0].get_xydata().tolist() == [[1, 32], [2, 34]]
+
+
+def test_runs_and_scales_are_told_apart_in_the_legend(tmp_path):
+    both = write_log(tmp_path / "a/log.jsonl", "first")
+    write_log(both, "second", ("x2", "x3"))
+    again = write_log(tmp_path / "b/log.jsonl", "first", ())
+    figure = draw_curves(read_logs([both, again]))
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["a/first", "second", "b/first", "second, x2", "second, x3"]
+    styles = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].get_lines()}
+    assert len(styles) == 3
+
+
+def test_without_validation_there_is_no_psnr_panel(tmp_path):
+    figure = draw_curves(read_log(write_log(tmp_path / "log.jsonl", "first", ())))
+    assert len(figure.axes) == 4
+
+
+def test_an_unusable_log_or_ending_is_one_line(refused, tmp_path):
+    log, out = write_log(tmp_path / "log.jsonl", "first"), tmp_path / "a.png"
+    refused("none.jsonl does not exist", *CURVES, log, tmp_path / "none.jsonl", "--out", out)
+    (tmp_path / "empty.jsonl").touch()
+    refused("empty.jsonl is empty", *CURVES, tmp_path / "empty.jsonl", "--out", out)
+    refused("must end in .png, .svg, .pdf", *CURVES, log, "--out", tmp_path / "a.txt")
+    good = log.read_text()
+    for bad in ('{"run": "first", "st', '{"run": "first", "step": 500}', "[1]", '"run"', '{"run": 1, "validation": 2}'):
+        log.write_text(good + bad)
+        refused("log.jsonl, line 5 is no line of a training log", *CURVES, log, "--out", out)
+    log.write_bytes(b"\xff\xfe\x00")
+    refused("line 1 is no line", *CURVES, log, "--out", out)
+    assert not out.exists()
