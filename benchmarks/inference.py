@@ -1,0 +1,164 @@
+"""How fast an LR image becomes an SR image: ours against the network as the paper writes it, in one run.
+
+"plain" is Figure 2 to the letter: both passes through the upsampler, NCHW, float32, the whole image at once. Both go from
+uint8 to uint8. Command line: `python -m benchmarks.inference --out results/inference.json`; `--quick` for a first look.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.complexity import count_cfsrcnn
+from benchmarks.timing import device_name, time_alternately
+from common.device import pick_device
+from common.errors import run_command
+from common.files import whole_file
+from evaluation import published
+from evaluation.inference import PRECISIONS, NetworkUpscaler
+from evaluation.metrics import to_uint8
+from evaluation.tables import Table, to_markdown
+from model.cfsrcnn import CFSRCNN
+from model.init import initialise
+
+SIDES = {2: 256, 3: 170, 4: 128}  # LR pixels, so that the SR picture is about 512x512
+TABLE9 = (256, 512, 1024)  # HR pixels to a side
+GROWTH = (128, 256, 512, 1024)  # LR pixels to a side, for pixels per second against size
+Job = Callable[[], object]
+
+
+def make_net(scale: int) -> CFSRCNN:
+    """The network on weights of He scale: with PyTorch's default ones all activations would be near zero."""
+    torch.manual_seed(0)
+    net = CFSRCNN(scale)
+    initialise(net, "he")
+    return net
+
+
+class Plain:
+    """The network as the paper writes it, on the whole image; the yardstick of the ratios."""
+
+    def __init__(self, scale: int, device: torch.device):
+        self.net = make_net(scale).to(device).eval()
+        self.net.cb.merge = False
+        self.device = device
+
+    @torch.inference_mode()
+    def __call__(self, lr: np.ndarray) -> np.ndarray:
+        x = torch.from_numpy(lr.transpose(2, 0, 1)[None] / np.float32(255)).to(self.device)
+        return to_uint8(self.net(x)[0].permute(1, 2, 0).cpu().numpy())
+
+
+def random_lr(side: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+
+
+def compare(scale: int, device: torch.device, precisions: list[str], rounds: int, divide: int) -> dict:
+    """Seconds and ratio to plain of each precision at `scale`, and the share of the bare convolution's rate."""
+    side = SIDES[scale] // divide
+    lr = random_lr(side)
+    upscalers = {"plain": Plain(scale, device)}
+    upscalers |= {name: NetworkUpscaler(make_net(scale), scale, device, name) for name in precisions}
+    jobs: dict[str, Job] = {name: partial(each, lr) for name, each in upscalers.items()}
+    convolutions = {f"conv {name}": bare_convolution(side, device, PRECISIONS[name]) for name in precisions}
+    seconds = time_alternately(jobs | {name: job for name, (job, _) in convolutions.items()}, rounds, f"x{scale}")
+    macs = count_cfsrcnn(scale).scaled(side * side).multiply_adds
+    rows = {}
+    for name in upscalers:
+        rows[name] = {"seconds": seconds[name], "against_plain": seconds["plain"] / seconds[name]}
+        if name in precisions:
+            _, conv_macs = convolutions[f"conv {name}"]
+            rate, peak = macs / seconds[name], conv_macs / seconds[f"conv {name}"]
+            rows[name] |= {"gmacs_per_second": rate / 1e9, "share_of_convolution": rate / peak}
+    return {"lr_side": side, "rows": rows}
+
+
+def bare_convolution(side: int, device: torch.device, dtype: torch.dtype) -> tuple[Job, int]:
+    """A 3x3 convolution 64 -> 64 alone, channels_last, and its multiply-adds: the rate that nothing here can beat."""
+    conv = nn.Conv2d(64, 64, 3, padding=1, bias=False).to(device, dtype, memory_format=torch.channels_last)
+    x = torch.rand(1, 64, side, side, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def run() -> None:
+        for _ in range(20):
+            conv(x)
+
+    return run, 20 * side * side * 64 * 64 * 9
+
+
+def by_size(scale: int, sides: tuple[int, ...], device: torch.device, precision: str, rounds: int) -> dict[int, float]:
+    """Seconds for square LR images of each side."""
+    upscale = NetworkUpscaler(make_net(scale), scale, device, precision)
+    jobs: dict[str, Job] = {str(side): partial(upscale, random_lr(side)) for side in sides}
+    return {int(side): each for side, each in time_alternately(jobs, rounds, f"sizes at x{scale}").items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.inference", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("results/inference.json"), help="JSON for evaluation.paper")
+    parser.add_argument("--rounds", type=int, default=5, help="measured runs of each thing; medians are shown")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    parser.add_argument("--precisions", nargs="+", choices=tuple(PRECISIONS), help="default: fp32 and bf16")
+    parser.add_argument("--quick", action="store_true", help="sides divided by four and two rounds: a first look")
+    args = parser.parse_args()
+    device, divide = pick_device(args.device), 4 if args.quick else 1
+    rounds = 2 if args.quick else max(1, args.rounds)
+    precisions = args.precisions or ["fp32", "bf16"]
+
+    compared = {scale: compare(scale, device, precisions, rounds, divide) for scale in SIDES}
+    table9 = by_size(2, tuple(side // 2 // divide for side in TABLE9), device, precisions[0], rounds)
+    growth = by_size(2, tuple(side // divide for side in GROWTH), device, precisions[0], max(1, rounds // 2))
+    for table in tables(compared, table9, growth, device, precisions[0]):
+        print(to_markdown(table), end="\n\n")
+    if args.quick:
+        print("--quick: nothing written")
+        return
+    content = {
+        "device": device_name(device),
+        "compared": {f"x{scale}": each for scale, each in compared.items()},
+        "table9": {"device": f"{device_name(device)}, {precisions[0]}"} | {f"hr_{2 * s}": t for s, t in table9.items()},
+        "seconds_by_lr_side_x2": growth,
+    }
+    with whole_file(args.out) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"wrote {args.out}")
+
+
+def tables(compared: dict, table9: dict, growth: dict, device: torch.device, precision: str) -> list[Table]:
+    """What was measured, to be read."""
+    cells = [
+        [
+            f"x{scale}",
+            f"{each['lr_side']}x{each['lr_side']}",
+            name,
+            f"{row['seconds']:.3f}",
+            f"{row['against_plain']:.2f}",
+            f"{row['share_of_convolution']:.0%}" if "share_of_convolution" in row else "-",
+        ]
+        for scale, each in compared.items()
+        for name, row in each["rows"].items()
+    ]
+    head = [
+        (name, "") for name in ("scale", "LR", "what", "seconds", "times as fast as plain", "of a bare convolution")
+    ]
+    theirs = [f"{float(value):.4f}" for value in published.runtime()["CFSRCNN"]]
+    ours = [f"{value:.4f}" for value in table9.values()]
+    sides = [(f"HR {2 * side}x{2 * side}", "seconds") for side in table9]
+    speed = [[f"{s}x{s}", f"{t:.3f}", f"{s * s / t / 1e3:.1f}"] for s, t in growth.items()]
+    title = f"Ours against plain, {device_name(device)}"
+    return [
+        Table("inference", title, head, cells, len(cells), []),
+        Table("table9", "Table IX, x2", [("", ""), *sides], [["paper", *theirs], [f"ours, {precision}", *ours]], 1, []),
+        Table("growth", "x2 by size", [("LR", ""), ("seconds", ""), ("kilopixels/s", "LR")], speed, len(speed), []),
+    ]
+
+
+if __name__ == "__main__":
+    run_command(main)

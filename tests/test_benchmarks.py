@@ -1,0 +1,39 @@
+"""The benchmarks run and say what they measure; how fast anything is, no test asserts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import inference
+from benchmarks.timing import time_alternately
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_things_are_timed_in_turn():
+    calls: list[str] = []
+    seconds = time_alternately({name: lambda name=name: calls.append(name) for name in "ab"}, 2, "turns")
+    assert calls == list("ababab")  # the first round warms up
+    assert seconds.keys() == {"a", "b"}
+
+
+def test_the_inference_benchmark_writes_what_the_papers_tables_read(monkeypatch, tmp_path):
+    monkeypatch.setattr(inference, "SIDES", {2: 16, 4: 16})
+    monkeypatch.setattr(inference, "TABLE9", (16, 32, 48))
+    monkeypatch.setattr(inference, "GROWTH", (8, 16))
+    monkeypatch.setattr("sys.argv", ["x", "--out", str(tmp_path / "i.json"), "--rounds", "1", "--precisions", "fp32"])
+    inference.main()
+    content = json.loads((tmp_path / "i.json").read_text())
+    assert content["compared"]["x2"]["rows"]["plain"]["against_plain"] == 1
+    assert content["table9"].keys() == {"device", "hr_16", "hr_32", "hr_48"}
+    assert content["seconds_by_lr_side_x2"].keys() == {"8", "16"}
+
+
+def test_the_yardstick_is_the_same_network():
+    """What is compared for speed makes the same picture, but for a last bit now and then."""
+    plain, ours = inference.Plain(2, torch.device("cpu")), inference.NetworkUpscaler(inference.make_net(2), 2)
+    lr = inference.random_lr(20)
+    assert abs(plain(lr).astype(int) - ours(lr)).max() <= 1
