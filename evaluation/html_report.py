@@ -2,7 +2,8 @@
 
 For each image it embeds bicubic, SR, HR and the error map as PNG, all lossless, until they come to 64 MiB of text in all
 (`LIMIT`): a picture that is compared by eye for its last detail must not be a lossy preview. An image that no longer fits
-keeps its figures and says which files to open instead. Layout and behaviour are in `report_template.html`.
+keeps its figures and says which files to open instead. Layout and behaviour are in `report_template.html`, what it shares
+with other pages in `page.py`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from dataset.testset import TestPair, TestSet
 from evaluation.benchmark import Result, Row, evaluate
 from evaluation.inference import BicubicUpscaler
 from evaluation.metrics import rgb_to_y
+from evaluation.page import number_cell, readable, shared_fields
 
 LIMIT = 64 << 20  # bytes of embedded pictures, as base64
 AMPLIFY = 8  # the error map's last colour stands for 255 / 8, about 32 levels of Y, and more
@@ -120,7 +122,7 @@ def page_fields(about: dict, test_set: TestSet, result: Result, bicubic: Result,
         for index, (row, base) in enumerate(zip(result.rows, bicubic.rows, strict=True))
     ]
     return {
-        "title": escape(f"{test_set.name} x{test_set.scale}, {run}"),
+        **shared_fields(f"{test_set.name} x{test_set.scale}, {run}"),
         "scale": str(test_set.scale),
         "psnr": text("psnr", mean["psnr"]),
         "ssim": text("ssim", mean["ssim"]),
@@ -160,16 +162,13 @@ def image_row(index: int, name: str, values: dict[str, float], embed: Embedder) 
 
 
 def cells(values: dict[str, float]) -> str:
-    """Table cells: rounded to read, unrounded in `data-value` (in JavaScript's spelling) to sort by."""
-    return "".join(
-        f'<td data-value="{str(value).replace("inf", "Infinity")}">{text(name, value)}</td>'
-        for name, value in values.items()
-    )
+    """Table cells: rounded to read, unrounded to sort by."""
+    return "".join(number_cell(text(name, value), value) for name, value in values.items())
 
 
 def text(name: str, value: float) -> str:
-    """A figure as it is read: HTML with a true minus, and infinity for the PSNR of equal images."""
-    return format(value, FORMATS.get(name, ".2f")).replace("-", "&minus;").replace("inf", "&infin;")
+    """A figure as it is read, as HTML."""
+    return readable(format(value, FORMATS.get(name, ".2f")))
 
 
 def facts(about: dict) -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Every table of the paper, ours beside theirs, in one command: finds, runs, keeps, and has the tables written.
 
 `python -m evaluation.paper --checkpoints checkpoint --data dataset --out results` measures each checkpoint on each of the
-paper's test sets, goes on where it stopped, and writes Tables IV to X to `results/` as Markdown, CSV and LaTeX.
+paper's test sets, goes on where it stopped, and writes Tables IV to X to `results/` as Markdown, CSV, LaTeX and one HTML page.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from evaluation.methods import ENSEMBLE, OURS, Bicubic, make_methods
 from evaluation.metrics import PROTOCOLS
 from evaluation.paper_tables import MeasuredRow, complexity_table, overview_table, quality_table, runtime_table
 from evaluation.tables import Table, to_markdown, write_table
+from evaluation.tables_html import write_page
 
+TITLE = "The paper's tables, and ours beside them"
 TestSets = dict[tuple[KnownSet, int], TestSet]  # by set and scale
 
 
@@ -64,9 +66,11 @@ def main() -> None:
     tables += [runtime_table(args.out / "inference.json"), complexity_table(counted), scale_table(counted)]
     for table in tables:
         write_table(table, args.out)
+    told = about(args, checkpoints)
     with whole_file(args.out / "tables.md") as temporary:
-        temporary.write_text(document(args, checkpoints, tables), encoding="utf-8")
-    print(f"wrote {args.out / 'tables.md'} and each table as .md, .csv and .tex beside it")
+        temporary.write_text(document(told, tables), encoding="utf-8")
+    write_page(args.out / "report.html", TITLE, told, tables)
+    print(f"wrote {args.out / 'report.html'}, tables.md and each table as .md, .csv and .tex beside it")
 
 
 def open_sets(data: Path) -> TestSets:
@@ -146,18 +150,24 @@ def notes(
     return told
 
 
-def document(args: argparse.Namespace, checkpoints: list[Checkpoint], tables: list[Table]) -> str:
-    """All tables in one Markdown text, under a few lines on what was measured and how."""
-    lines = [
-        f"# The paper's tables, and ours beside them\n\nThe paper: {published.PAPER}. Rows in bold are ours: measured by "
-        f"`python -m evaluation.paper`, protocol {args.protocol}, float32. PSNR in dB and SSIM on the Y channel.\n",
+def about(args: argparse.Namespace, checkpoints: list[Checkpoint]) -> list[str]:
+    """What was measured and how: a few sentences, then a line for each checkpoint and each folder of pictures."""
+    return [
+        f"The paper: {published.PAPER}. Rows in bold are ours: measured by `python -m evaluation.paper`, protocol "
+        f"{args.protocol}, float32. PSNR in dB and SSIM on the Y channel.",
         *(
-            f"- {each.label}: `{each.path}`, {', '.join(f'x{scale}' for scale in each.scales)}, SHA-256 `{each.sha256}`"
+            f"{each.label}: `{each.path}`, {', '.join(f'x{scale}' for scale in each.scales)}, SHA-256 `{each.sha256}`"
             for each in checkpoints
         ),
-        *(f"- {name}: SR pictures in `{folder}`" for name, folder in args.compare),
+        *(f"{name}: SR pictures in `{folder}`" for name, folder in args.compare),
     ]
-    return "\n".join(lines) + "\n\n" + "\n".join(to_markdown(table) for table in tables)
+
+
+def document(told: list[str], tables: list[Table]) -> str:
+    """All tables in one Markdown text, under what `about` tells."""
+    first, *items = told
+    head = [f"# {TITLE}\n\n{first}\n", *(f"- {item}" for item in items)]
+    return "\n".join(head) + "\n\n" + "\n".join(map(to_markdown, tables))
 
 
 if __name__ == "__main__":

@@ -38,10 +38,11 @@ class MeasuredRow:
 
 def quality_table(known: KnownSet, rows: list[MeasuredRow], notes: list[str]) -> Table:
     """Table IV, V, VI, VII or VIII: PSNR/SSIM at x2, x3, x4, and for our rows the dB to the paper's."""
-    cells, records = [], []
+    cells, records, values = [], [], []
     for model, scores in published.quality(known.name).items():
         cells.append([model, *(_cell(scores.get(scale)) for scale in SCALES), *["-"] * len(SCALES)])
         records.append(_record(known, model, "paper", {scale: scores.get(scale) for scale in SCALES}, {}))
+        values.append([*(_psnr(scores.get(scale)) for scale in SCALES), *[None] * len(SCALES)])
     ours = len(cells)
     for row in rows:
         figures = {scale: row.figures.get((known.name, scale)) for scale in SCALES}
@@ -54,6 +55,7 @@ def quality_table(known: KnownSet, rows: list[MeasuredRow], notes: list[str]) ->
             ]
         )
         records.append(_record(known, row.label, "measured", figures, differences))
+        values.append([*map(_psnr, figures.values()), *differences.values()])
     cells = [[known.name if number == 0 else "", *row] for number, row in enumerate(cells)]
     head = [("Dataset", ""), ("Model", "")]
     head += [(f"x{scale}", "PSNR/SSIM") for scale in SCALES] + [(f"x{scale}", "dB to paper") for scale in SCALES]
@@ -62,7 +64,7 @@ def quality_table(known: KnownSet, rows: list[MeasuredRow], notes: list[str]) ->
     meaning = "dB to paper: PSNR of a measured row less that of the paper's row of the same method"
     with_ensemble = any(ENSEMBLE in row.label for row in rows)
     notes = [meaning + f" (self-ensemble: of {OURS})" * with_ensemble, *notes]
-    return Table(name, title, head, cells, ours, records, 2, notes)
+    return Table(name, title, head, cells, ours, records, 2, notes, values)
 
 
 def overview_table(rows: list[MeasuredRow]) -> Table:
@@ -89,6 +91,7 @@ def runtime_table(measured: Path) -> Table:
     """Table IX: seconds at x2. Our row is read from `measured`, which `benchmarks.inference` writes, if it is there."""
     columns = ("hr_256", "hr_512", "hr_1024")
     cells = [[model, *seconds] for model, seconds in published.runtime().items()]
+    values = [[float(each) for each in row[1:]] for row in cells]
     ours, command = len(cells), f"`{RUNTIME_COMMAND.format(measured)}`"
     notes = ["seconds of other machines than the paper's do not compare with its own"]
     if measured.is_file():
@@ -101,8 +104,10 @@ def runtime_table(measured: Path) -> Table:
                 f"{measured} has no run-times for Table IX: remove it and make it with {command}"
             ) from None
         cells.append([f"CFSRCNN (measured on {device})", *(f"{each:.4g}" for each in seconds)])
+        values.append(seconds)
     else:
         cells.append(["CFSRCNN (measured)", "-", "-", "-"])
+        values.append([None] * 3)
         notes.append(f"run-times of this machine are made with {command}")
     records = [
         {"model": row[0], "source": "paper" if number < ours else "measured"}
@@ -110,28 +115,36 @@ def runtime_table(measured: Path) -> Table:
         for number, row in enumerate(cells)
     ]
     head = [("Model", ""), *((f"{side}x{side}", "seconds") for side in (256, 512, 1024))]
-    return Table("table9_runtime", "Table IX. Run-time for HR images at x2", head, cells, ours, records, 1, notes)
+    return Table(
+        "table9_runtime", "Table IX. Run-time for HR images at x2", head, cells, ours, records, 1, notes, values
+    )
 
 
 def complexity_table(counted: dict) -> Table:
     """Table X: parameters and "Flops" at x2; our rows are counted by `benchmarks.complexity` on one 77x77 LR patch."""
     rows = [(model, "paper", *figures) for model, figures in published.complexity().items()]
     ours, x2 = len(rows), counted["scales"]["x2"]
+    values = [[float(parameters), float(flops)] for _, _, parameters, flops in rows]
     for way, what in (("merged", "upsampler merged"), ("as_drawn", "as drawn")):
         macs = x2[f"lr_{complexity.PATCH}x{complexity.PATCH}"][way]["multiply_adds"]
         label = f"CFSRCNN (counted, {what})"
         rows.append((label, "counted", f"{x2['parameters'] / 1000:.0f}", f"{macs / 1e9:.2f}"))
+        values.append([x2["parameters"] / 1000, macs / 1e9])
     cells = [[model, f"{int(parameters):,}K", f"{flops}G"] for model, _, parameters, flops in rows]
     records = [dict(zip(("model", "source", "parameters_k", "flops_g"), row, strict=True)) for row in rows]
     title = "Table X. Complexity at x2"
     head = [("Methods", ""), ("Parameters", ""), ("Flops", "")]
-    return Table("table10_complexity", title, head, cells, ours, records, 1, counted["about_the_paper"])
+    return Table("table10_complexity", title, head, cells, ours, records, 1, counted["about_the_paper"], values)
 
 
 def _cell(each: published.Score | Figures | None) -> str:
     if each is None:
         return "-"
     return f"{each.psnr:.2f}/{'-' if each.ssim is None else format(each.ssim, '.4f')}"
+
+
+def _psnr(each: published.Score | Figures | None) -> float | None:
+    return None if each is None else each.psnr
 
 
 def _record(known: KnownSet, model: str, source: str, figures: dict, differences: dict) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""A table of a paper, written as Markdown, CSV and LaTeX (booktabs). Knows no numbers: see `paper_tables.py` for those."""
+"""A table of a paper, written as Markdown, CSV and LaTeX (booktabs); `tables_html.py` writes HTML. Knows no numbers."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class Table:
     """`head`: a column's name and the line under it, "" for none. `rows`: cells as text, "-" where there is no number.
 
     The rows from number `ours` on are our own. `records`: the same as numbers for the CSV file, one dict per row.
+    `values`: only where rows are methods, to sort them: for each row its numbers unrounded, None for "-"; no text columns.
     """
 
     name: str  # the stem of its files
@@ -37,6 +38,7 @@ class Table:
     records: list[dict[str, object]]
     text_columns: int = 1
     notes: list[str] = field(default_factory=list)
+    values: list[list[float | None]] = field(default_factory=list)
 
 
 def write_table(table: Table, folder: Path) -> list[Path]:

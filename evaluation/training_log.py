@@ -48,9 +48,12 @@ class TrainingLog:
         for line in self._path.read_text().splitlines():
             try:
                 entry = json.loads(line)
+                later = entry["run"] == self._name and entry["step"] > step
             except ValueError:  # cut off by a crash
                 continue
-            if entry["run"] != self._name or entry["step"] <= step:
+            except (KeyError, TypeError):  # not written by us
+                later = False
+            if not later:
                 kept.append(line + "\n")
         with whole_file(self._path) as temporary:
             temporary.write_text("".join(kept))

@@ -1,8 +1,4 @@
-"""report.html: complete in itself, the figures of results.json, safe from names, and usable in a browser.
-
-The browser is Debian's chromium (`apt-get install chromium chromium-driver`), without a window; where it is missing those
-tests are skipped and say so.
-"""
+"""The benchmark's report.html: complete in itself, the figures of results.json, safe from names, usable in a browser."""
 
 from __future__ import annotations
 
@@ -10,12 +6,11 @@ import base64
 import io
 import json
 import re
-import shutil
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from conftest import photograph
+from conftest import open_page, photograph
 from PIL import Image
 
 from dataset.images import read_rgb, write_png
@@ -23,6 +18,7 @@ from dataset.testset import open_test_set
 from evaluation.benchmark import evaluate
 from evaluation.html_report import AMPLIFY, COLOURS, TEMPLATE, encode_png, error_map, write_report
 from evaluation.inference import BicubicUpscaler
+from evaluation.page import HEAD
 from evaluation.report import write_results
 
 NASTY = "<img src=x onerror=alert(1)>"
@@ -100,6 +96,7 @@ def test_names_are_text_and_nothing_more(html):
     reader = Reader()
     reader.feed(html)
     page = re.sub(r"<script>.*?</script>", "", TEMPLATE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    page += HEAD.read_text(encoding="utf-8")
     assert {tag for tag, _ in reader.tags} <= {*re.findall(r"<(\w+)", page), "script", "td", "dt", "dd"}
     scripts = [attrs for tag, attrs in reader.tags if tag == "script"]
     assert len(scripts) == 4 * 4 + 1 and [attrs for attrs in scripts if attrs.get("type") != "text/plain"] == [{}]
@@ -160,36 +157,12 @@ def test_pictures_beyond_the_limit_are_left_out_and_the_page_says_so(tmp_path, r
 # ---- in the browser
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (binary and driver):
-        pytest.skip("no Chromium here: apt-get install chromium chromium-driver")
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for flag in (
-        "headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
-        "disable-component-update", "disable-sync", "disable-dev-shm-usage",
-        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
-    ):  # fmt: skip
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield browser
-    browser.quit()
-
-
 class Page:
     """The report in the browser, with the few looks and moves that the tests share."""
 
     def __init__(self, browser, file, width=1000, height=900, mobile=False):
         self.browser = browser
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": mobile})
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-        browser.get(file.as_uri())
+        open_page(browser, file, width, height, mobile)
         self.wait("document.querySelectorAll('.layer img').length === 2")
 
     def js(self, expression: str):

@@ -1,9 +1,10 @@
-"""python -m evaluation.paper: every table in three formats, nothing measured twice, nothing left out silently."""
+"""python -m evaluation.paper: every table in four formats, nothing measured twice, nothing left out silently."""
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -71,12 +72,13 @@ def records(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.open()))
 
 
-def test_every_table_is_written_in_three_formats_and_once_in_all(command, words, tmp_path):
+def test_every_table_is_written_in_four_formats(command, words, tmp_path):
     outcome = command(*words)
     assert outcome.code == 0, outcome.err
-    whole = (tmp_path / "out/tables.md").read_text()
+    whole, page = ((tmp_path / "out" / name).read_text() for name in ("tables.md", "report.html"))
     for name in (*NAMES, "table9_runtime", "table10_complexity", "overview", "complexity_scales"):
         assert (tmp_path / f"out/{name}.md").read_text() in whole
+        assert page.count(f'<h2 id="{name}">') == page.count(f'<a href="#{name}">') == 1
         latex = (tmp_path / f"out/{name}.tex").read_text()
         rows = [line for line in latex.splitlines() if line.endswith(r" \\")]
         assert len({line.count(" & ") for line in rows}) == 1
@@ -140,6 +142,13 @@ def test_what_is_missing_keeps_its_row_with_the_way_to_get_it(command, words, sh
         text = (tmp_path / f"out/{table}.md").read_text()
         assert "| **CFSRCNN (measured)** | - | - | - | - | - | - |" in text and f"| {name} |" in text
         assert f"`python -m dataset.prepare --hr FOLDER --name {name} --out {shelf / 'data'} --scales 2 3 4`" in text
+        page = (tmp_path / "out/report.html").read_text()
+        section = page[page.index(f'id="{table}"') :].partition("</section>")[0]
+        assert (
+            f"<li>{name} is not in" in section
+            and f"--name {name} --out {shelf / 'data'} --scales 2 3 4</code>" in section
+        )
+        assert re.search(f'href="#{table}">[^<]+</a> <span>.nothing of ours yet', page)
     assert "has no x3: `python -m dataset.prepare" in (tmp_path / "out/table4_set5.md").read_text()
     assert "`python -m benchmarks.inference --out" in (tmp_path / "out/table9_runtime.md").read_text()
     rows = records(tmp_path / "out/table10_complexity.csv")
