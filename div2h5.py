@@ -30,6 +30,8 @@ def main() -> None:
     parser.add_argument("--edge", choices=EDGES, default="clamp", help="how made LR images treat the border")
     parser.add_argument("--workers", type=int, default=0, help="decoding threads (default: one per CPU core)")
     args = parser.parse_args()
+    if args.workers < 0:
+        raise InputError(f"--workers {args.workers} must not be negative")
 
     source = args.source or find_div2k()
     write_training_set([source, *args.extra], args.out, sorted(set(args.scales)), args.edge, args.workers)

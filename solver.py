@@ -25,9 +25,9 @@ from common.parallel import Crew
 from common.progress import progress
 from dataset.hdf5 import SCALES, read_hdf5
 from dataset.patches import PatchSampler
-from dataset.testset import TestSet, open_test_set
+from dataset.testset import MissingTestSetError, TestSet, open_test_set
 from evaluation.benchmark import evaluate, mean_row
-from evaluation.inference import NetworkUpscaler
+from evaluation.inference import BicubicUpscaler, NetworkUpscaler
 from evaluation.training_log import TrainingLog
 from model import build_net
 from model.checkpoint import load_matching, save_state
@@ -35,6 +35,7 @@ from model.init import initialise
 
 LOSSES = {"MSE": nn.MSELoss, "L1": nn.L1Loss, "SmoothL1": nn.SmoothL1Loss}
 CUDA_CHECK_INTERVAL = 50  # steps between two looks at the loss, each of which waits for the GPU
+STATE = ("options", "images", "step", "seconds", "window", "net", "ema", "optimizer", "sampler", "random")
 SAME_RUN = ("model", "scale", "group", "patch_size", "batch_size", "seed", "ema")  # --resume cannot change these
 
 
@@ -113,6 +114,13 @@ class Solver:
                 self.seconds += time.perf_counter() - since
                 self._look_at_losses()
                 self._save_latest()
+        except torch.cuda.OutOfMemoryError:
+            if self.crew.count > 1:  # it may be this process alone, and only the first may speak
+                raise
+            raise InputError(
+                f"the GPU is out of memory at step {self.step + 1}: use a smaller --batch_size or --patch_size, "
+                "--precision bf16 or --preload host"
+            ) from None
         finally:
             self._bar.close()
             if self.crew.first:
@@ -133,10 +141,14 @@ class Solver:
             group["lr"] = learning_rate(self.step, args)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=args.precision == "bf16"):
             sr = self._forward(batch.lr, batch.scale)
+        if sr.shape != batch.hr.shape:
+            raise InputError(
+                f"model/{args.model}.py made {tuple(sr.shape)} of {tuple(batch.lr.shape)} at scale {batch.scale}, not "
+                f"{tuple(batch.hr.shape)}"
+            )
         loss = self.loss_fn(sr.float(), batch.hr)
-        loss = loss * (
-            len(batch.lr) * self.crew.count / args.batch_size
-        )  # so that the mean over processes is the batch's
+        share = len(batch.lr) / args.batch_size  # of this process; the gradients' mean over all is then the batch's
+        loss = loss * share * self.crew.count
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, args.clip if args.clip > 0 else math.inf)
@@ -145,6 +157,8 @@ class Solver:
             decay = min(args.ema, (1 + self.step) / (10 + self.step))
             with torch.no_grad():
                 torch._foreach_lerp_(list(self.ema_net.parameters()), list(self.net.parameters()), 1 - decay)
+                for average, value in zip(self.ema_net.buffers(), self.net.buffers(), strict=True):
+                    average.copy_(value)  # running statistics of batch normalisation, in networks of others
         self.step += 1
         return loss.detach(), norm
 
@@ -252,9 +266,10 @@ class Solver:
             )
         try:
             saved = torch.load(self.latest, map_location="cpu", weights_only=True)
-            options = saved["options"]
+            options = {name: saved[name] for name in STATE}["options"]
         except Exception as error:
-            raise InputError(f"{self.latest} cannot be read ({one_line(error)[:200]}): move it away") from None
+            what = f"{type(error).__name__}: {one_line(error)[:200]}"
+            raise InputError(f"{self.latest} cannot be read ({what}): move it away") from None
         for name, value in options.items():
             if getattr(args, name) != value:
                 raise InputError(f"--resume: the run in {self.folder} has --{name} {value}, not {getattr(args, name)}")
@@ -315,8 +330,15 @@ class Solver:
         )
 
     def _open_test_sets(self) -> list[TestSet]:
-        try:
-            return [open_test_set(self.args.val_data_dir, scale) for scale in self.scales]
-        except InputError as error:
-            self._say(f"training without validation: {error}")
-            return []
+        """The test sets for validation at the scales that are there; what is missing is said, what is torn is an error."""
+        test_sets, missing = [], []
+        for scale in self.scales:
+            try:
+                test_sets.append(open_test_set(self.args.val_data_dir, scale))
+            except MissingTestSetError as error:
+                missing.append(error)
+        if missing:
+            self._say(f"training without {'some ' if test_sets else ''}validation: {missing[0]}")
+        for test_set in test_sets:  # a pair that cannot be measured is said now, not when an interval would be lost
+            evaluate(BicubicUpscaler(test_set.scale), test_set, check_lr=False)
+        return test_sets

@@ -94,7 +94,7 @@ def make_upscaler(args: argparse.Namespace) -> Upscale:
         raise InputError(
             f"--model {args.model} needs weights: --ckpt_path checkpoint/x{args.scale}/cfsrcnn_x{args.scale}.pth"
         )
-    if not args.ckpt_path.is_file():
+    if not args.ckpt_path.exists():
         raise InputError(f"{args.ckpt_path} does not exist: {meant_file(args.ckpt_path, args.scale)}")
     net = load_net(args.ckpt_path, args.model, args.scale, args.group)
     protocol = "rounded" if args.input else args.protocol

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
+from pathlib import Path
 
 import torch
 
@@ -63,14 +65,20 @@ def parse_flags() -> argparse.Namespace:
 
 def check(args: argparse.Namespace) -> None:
     """Flags that parse but make no sense."""
+    if Path(args.ckpt_name).name != args.ckpt_name or not args.ckpt_name:
+        raise InputError(f"--ckpt_name {args.ckpt_name!r} must be a plain name, the folder is --ckpt_dir")
     if args.batch_size < args.num_gpu:
         raise InputError(
             f"--batch_size {args.batch_size} is the whole batch: it must be at least --num_gpu {args.num_gpu}"
         )
     if args.num_gpu > 1 and args.device in ("auto", "cuda") and 0 < torch.cuda.device_count() < args.num_gpu:
         raise InputError(f"--num_gpu {args.num_gpu}: this machine has {torch.cuda.device_count()}")
-    if args.lr <= 0:
+    if not 0 < args.lr < math.inf:
         raise InputError(f"--lr {args.lr} must be positive")
+    if not args.clip >= 0:
+        raise InputError(f"--clip {args.clip} must be positive, or 0 for no clipping")
+    if args.seed < 0:
+        raise InputError(f"--seed {args.seed} must not be negative")
     if not 0 <= args.ema < 1:
         raise InputError(f"--ema {args.ema} must be 0 (off) or below 1, such as 0.999")
     if args.warmup < 0:

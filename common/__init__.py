@@ -1,1 +1,1 @@
-"""What every room of the house needs: the one-line error and safe writing. No images, no networks."""
+"""What every command needs: one-line errors, whole-file writing, devices, several processes, the progress bar."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 
 
@@ -17,7 +19,9 @@ def one_line(error: BaseException) -> str:
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Runs a command line: 0 when done, 2 and one line on stderr for bad input, 130 after Ctrl-C."""
+    """Runs a command line: 0 when done, 2 and one line on stderr for bad input, 130 after Ctrl-C, 143 after SIGTERM."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: _leave("stopped by SIGTERM", 143))  # so that temporary files go
     try:
         main()
     except InputError as error:

@@ -19,6 +19,8 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     After an error or an interrupt the temporary file is gone and whatever stood at `path` is untouched.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, but a file is to be written there: name a file")
     make_folder(path.parent)
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=f".tmp{path.suffix}", dir=path.parent)
     os.close(handle)

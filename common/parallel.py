@@ -66,7 +66,8 @@ class Crew:
         if launched():
             local = int(os.environ.get("LOCAL_RANK", "0"))
             if device.type == "cuda":
-                if local >= torch.cuda.device_count():
+                here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+                if max(here - 1, local) >= torch.cuda.device_count():  # the same in all, of which one speaks
                     raise InputError(
                         f"this machine has {torch.cuda.device_count()} GPUs, too few: start fewer processes"
                     )

@@ -46,8 +46,11 @@ def write_training_set(
         return _read_given(pair, picture.rgb) if pair.lr else _make_lr(pair.hr, picture.rgb, scales, edge)
 
     done = _in_order(read, pairs, workers or os.cpu_count() or 1)
-    write_hdf5(out, progress(done, len(pairs), out.name, "image"))
-    made = "as found" if pairs[0].lr else f"made by our resize, edges {edge}"
+    with progress(done, len(pairs), out.name, "image") as bar:
+        write_hdf5(out, bar)
+    ours = sum(not pair.lr for pair in pairs)
+    made = f"made by our resize, edges {edge}" if ours else "as found"
+    made += f" ({ours} of {len(pairs)}; the others as found)" if 0 < ours < len(pairs) else ""
     print(f"wrote {out}: {len(pairs)} images, scales {', '.join(f'x{s}' for s in scales)}, LR {made}")
     if note := say_conversions(seen):
         print(note)

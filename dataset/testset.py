@@ -19,6 +19,10 @@ from dataset.images import EXTENSIONS, Picture, list_images, read_picture
 from dataset.imresize import EDGES, imresize
 
 
+class MissingTestSetError(InputError):
+    """The folder of a test set, or its part for a scale, is not there at all; a torn one is an `InputError` like others."""
+
+
 @dataclass
 class TestPair:
     """An HR file and its LR file; None: the LR image is made from the HR image."""
@@ -72,11 +76,14 @@ class TestSet:
 def open_test_set(folder: Path | str, scale: int) -> TestSet:
     """Finds the pairs of `folder` at `scale` in whichever layout it has; pictures are read later, one by one.
 
-    Raises `InputError` where the folder or the scale is missing (with the command that makes it) or a pair is torn.
+    Raises `MissingTestSetError` where the folder or the scale is missing (with the command that makes it) and `InputError`
+    where a pair is torn.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise InputError(f"{folder} is a file: name the folder of a test set")
     if not folder.is_dir():
-        raise InputError(
+        raise MissingTestSetError(
             f"{folder} does not exist: make it from HR images with `python -m dataset.prepare --hr FOLDER "
             f"--name {folder.name} --out {folder.parent} --scales {scale}`"
         )
@@ -111,7 +118,7 @@ def _authors_layout(folder: Path, scale: int) -> list[TestPair]:
     place = folder / f"x{scale}"
     if not place.is_dir():
         have = ", ".join(sorted(each.name for each in folder.glob("x[0-9]")))
-        raise InputError(f"{folder} has {have} but no x{scale}: make it with `python -m dataset.prepare`")
+        raise MissingTestSetError(f"{folder} has {have} but no x{scale}: make it with `python -m dataset.prepare`")
     files = {file.name: file for file in list_images(place)}
     pairs, used = [], set()
     for name, file in files.items():

@@ -30,8 +30,13 @@ def upscale_photos(source: Path, folder: Path, upscale: Upscale) -> list[Path]:
     if clash := {out.resolve() for out in written} & {file.resolve() for file in files}:
         raise InputError(f"{min(clash)} is itself to be upscaled and would be overwritten: choose another --sample_dir")
     make_folder(folder)
+    deep = 0
     for file, out in progress(list(zip(files, written, strict=True)), desc=f"x{upscale.scale}", unit="image"):
-        write_png(out, upscale_picture(read_picture(file), upscale))
+        picture = read_picture(file)
+        write_png(out, upscale_picture(picture, upscale))
+        deep += picture.converted == "16-bit"
+    if deep:
+        print(f"{deep} of 16 bits per channel came out with 8")
     return written
 
 

@@ -32,9 +32,11 @@ def net_class(name: str) -> type[nn.Module]:
 
 def build_net(name: str, scale: int, multi_scale: bool = False, group: int = 1) -> nn.Module:
     """`model/NAME.py`'s `Net(scale=, multi_scale=, group=)`, freshly initialised; `InputError` if that fails."""
+    net = net_class(name)
     try:
-        return net_class(name)(scale=scale, multi_scale=multi_scale, group=group)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"model/{name}.py cannot be built with scale={scale}, group={group}: {one_line(error)}"
-        ) from None
+        return net(scale=scale, multi_scale=multi_scale, group=group)
+    except InputError:
+        raise
+    except Exception as error:  # a file of somebody else may fail in any way
+        what = f"{type(error).__name__}: {one_line(error)}"
+        raise InputError(f"model/{name}.py cannot be built with scale={scale}, group={group} ({what})") from None

@@ -63,6 +63,8 @@ def read_state(path: Path | str) -> State:
     Raises `InputError` for a file that is missing, no weight file, or a pickle of more than weights.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name a .pth or .safetensors file in it")
     if not path.is_file():
         raise InputError(f"{path} does not exist: name a .pth or .safetensors file")
     try:
@@ -71,6 +73,10 @@ def read_state(path: Path | str) -> State:
         raise
     except Exception as error:  # torch.load raises nearly anything for a damaged file
         raise InputError(f"{path} is no readable weight file ({one_line(error)[:120]})") from None
+    if isinstance(loaded, dict) and "optimizer" in loaded:
+        raise InputError(
+            f"{path} is the state of a training run, for --resume: its weights are in the .pth files beside it"
+        )
     for wrapper in WRAPPERS:
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]

@@ -98,6 +98,7 @@ def test_more_folders_can_be_added(command, pictures, div2k, tmp_path):
     words = ["--source", div2k, "--extra", pictures, div2k / "DIV2K_train_HR"]
     outcome = command("div2h5.py", *words, "--out", tmp_path / "a.h5")
     assert outcome.code == 0 and "8 images" in outcome.out
+    assert "edges clamp (4 of 8; the others as found)" in outcome.out
     with h5py.File(tmp_path / "a.h5") as file:
         assert np.array_equal(file["HR/1"], read_rgb(div2k / "DIV2K_train_HR/0002.png"))
         assert np.array_equal(file["HR/2"], read_rgb(pictures / "0000.png"))
@@ -222,6 +223,11 @@ def test_ctrl_c_leaves_no_file(command, pictures, old_file, monkeypatch):
 
 def test_a_missing_folder_is_named(refused, tmp_path):
     refused(f"{tmp_path / 'gone'} is not a folder", "div2h5.py", "--source", tmp_path / "gone", "--out", "never.h5")
+
+
+def test_a_folder_in_the_place_of_the_file_is_named_before_anything_is_read(refused, pictures, tmp_path):
+    refused(f"{tmp_path} is a folder", "div2h5.py", "--source", pictures, "--out", tmp_path)
+    refused("--workers -1", "div2h5.py", "--source", pictures, "--out", tmp_path / "never.h5", "--workers", -1)
 
 
 def test_a_folder_without_pictures_is_named(refused, tmp_path):

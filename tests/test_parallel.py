@@ -15,6 +15,8 @@ import pytest
 import torch
 from conftest import ROOT
 
+from common.errors import InputError
+from common.parallel import Crew
 from model.checkpoint import read_state
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found by /proc")
@@ -109,6 +111,15 @@ def wait_for(path: Path) -> None:
             return
         time.sleep(0.1)
     raise TimeoutError(path)
+
+
+def test_too_few_gpus_are_said_by_the_first_process_too(monkeypatch):
+    """torchrun starts what it is told to; of its processes only the first may speak."""
+    for name, value in {"WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 4, "RANK": 0, "LOCAL_RANK": 0}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="this machine has 2 GPUs, too few"):
+        Crew(torch.device("cuda"))
 
 
 def test_a_batch_smaller_than_the_processes_is_refused(refused):

@@ -148,6 +148,24 @@ def test_a_net_with_other_arguments_is_one_line(plug_in, refused, tmp_path):
     assert "unexpected keyword argument" in refused("model/other.py cannot be built with scale=2", *words)
 
 
+def test_a_net_that_fails_is_one_line(plug_in, refused, tmp_path):
+    plug_in("guest", GUEST.replace("**kwargs):", "**kwargs):\n        raise KeyError(7)"))
+    refused("model/guest.py cannot be built with scale=2", "train.py", "--model", "guest", "--ckpt_dir", tmp_path)
+
+
+def test_a_net_that_makes_another_size_is_one_line(plug_in, train):
+    plug_in("guest", GUEST.replace("each**2, 3", "each**4, 3").replace("(x), scale)", "(x), scale**2)"))
+    outcome = train("--scale", 2)
+    assert outcome.code == 2 and "model/guest.py made (2, 3, 32, 32) of (2, 3, 8, 8) at scale 2" in outcome.err
+
+
+def test_averaged_weights_come_with_its_running_statistics(plug_in, train, tmp_path):
+    normed = GUEST.replace("        self.body", "        self.norm = nn.BatchNorm2d(3)\n        self.body")
+    plug_in("guest", normed.replace("self.entry(x)", "self.entry(self.norm(x))"))
+    assert train("--scale", 2, "--ema", 0.9).code == 0
+    assert read_state(tmp_path / "run" / "guest_3.pth")["norm.running_mean"].abs().min() > 0
+
+
 def test_identity_initialisation_is_for_our_network_only(plug_in, refused, tmp_path):
     plug_in("guest", GUEST)
     words = ["train.py", "--model", "guest", "--init", "identity", "--ckpt_dir", tmp_path / "run"]

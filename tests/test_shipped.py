@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+
 import pytest
 from conftest import ROOT
 
@@ -22,14 +25,26 @@ COMMANDS = [
 ]
 
 
+def card() -> dict[str, tuple[str, float, float]]:
+    """File name -> SHA-256, PSNR and SSIM on the demo photographs, as checkpoint/README.md has them."""
+    rows = re.findall(
+        r"^\| `(\S+)` \| ([\d.]+)/([\d.]+) \|.*`([0-9a-f]{64})`", (ROOT / "checkpoint/README.md").read_text(), re.M
+    )
+    return {name: (sha256, float(psnr), float(ssim)) for name, psnr, ssim, sha256 in rows}
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_a_shipped_checkpoint_beats_bicubic_on_every_demo_photograph(path, tmp_path):
+def test_a_shipped_checkpoint_is_as_its_card_says_and_beats_bicubic_on_every_photograph(path, tmp_path):
     scale = int(path.stem[-1])
     make_demo_set(tmp_path / "photographs", [scale])
     test_set = open_test_set(tmp_path / "photographs", scale)
     ours = evaluate(NetworkUpscaler(load_net(path, scale=scale), scale), test_set)
     bicubic = evaluate(BicubicUpscaler(scale), test_set)
     assert len(ours.rows) == len(PHOTOGRAPHS)
+    sha256, psnr, ssim = card()[path.name]
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+    assert ours.mean.quality.psnr == pytest.approx(psnr, abs=0.02)
+    assert ours.mean.quality.ssim == pytest.approx(ssim, abs=0.001)
     for row, base in zip(ours.rows, bicubic.rows, strict=True):
         assert row.quality.psnr > base.quality.psnr and row.quality.ssim > base.quality.ssim, row.name
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from model.cfsrcnn import CFSRCNN
@@ -150,6 +152,32 @@ def test_a_missing_test_set_is_said_once_and_training_goes_on(train, tmp_path):
     assert "validation" not in log_of(tmp_path / "run")[0]
 
 
+def test_a_test_set_that_cannot_be_measured_is_refused_before_the_first_step(refused, training_set, test_set, tmp_path):
+    shutil.copytree(test_set, tmp_path / "torn")
+    Image.new("RGB", (8, 8)).save(tmp_path / "torn/x2/0003_SRF_2_LR.png")
+    words = ["train.py", "--train_data_path", training_set, "--ckpt_dir", tmp_path / "run", *SMALL, "--max_steps", 5]
+    refused("0003_SRF_2_LR.png is 8x8, not 1/2", *words, "--val_data_dir", tmp_path / "torn")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_gpu_out_of_memory_is_one_line(train, monkeypatch):
+    def train_step(solver):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Solver, "train_step", train_step)
+    outcome = train("run", "--max_steps", 5)
+    assert outcome.code == 2 and "at step 1: use a smaller --batch_size" in outcome.err
+
+
+def test_lines_of_others_stay_in_the_log(train, tmp_path):
+    assert train("run", "--max_steps", 1).code == 0
+    with (tmp_path / "run/log.jsonl").open("a") as log:
+        log.write('{"note": "by hand"}\n7\n{"run": "cfsrcnn", "st')
+    assert train("run", "--max_steps", 2, "--resume").code == 0
+    lines = (tmp_path / "run/log.jsonl").read_text().splitlines()
+    assert lines[1:3] == ['{"note": "by hand"}', "7"] and [json.loads(lines[i])["step"] for i in (0, 3)] == [1, 2]
+
+
 def test_pretrained_weights_of_another_scale_are_all_taken_but_the_upsampler(train, tmp_path):
     train("x2", "--max_steps", 1)
     outcome = train("x4", "--max_steps", 1, "--scale", 4, "--pretrained", tmp_path / "x2/cfsrcnn_1.pth", "--lr", 1e-12)
@@ -196,7 +224,11 @@ def test_images_smaller_than_the_patch_are_named(refused, training_set, tmp_path
     [
         (["--group", 2], "must be 1"),
         (["--lr", 0], "--lr"),
+        (["--lr", "nan"], "--lr"),
+        (["--clip", -1], "--clip"),
+        (["--seed", -1], "--seed"),
         (["--ema", 1], "--ema"),
+        (["--ckpt_name", "a/b"], "must be a plain name"),
         (["--warmup", -1], "--warmup"),
         (["--model", "nonesuch"], "--model takes"),
         (["--pretrained", "nowhere.pth"], "nowhere.pth does not exist"),
@@ -248,3 +280,45 @@ def test_training_on_cuda_follows_the_cpu(train, tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")
 def test_a_device_that_is_not_there_is_named(refused, training_set, tmp_path):
     refused("--device cuda", "train.py", "--train_data_path", training_set, "--ckpt_dir", tmp_path, "--device", "cuda")
+
+
+def test_scales_that_the_test_set_lacks_are_left_out_of_validation(train, test_set, tmp_path):
+    shutil.copytree(test_set, tmp_path / "part")
+    shutil.rmtree(tmp_path / "part/x3")
+    outcome = train("run", "--max_steps", 1, "--scale", 0, "--val_data_dir", tmp_path / "part")
+    assert outcome.out.count("training without some validation") == 1
+    assert log_of(tmp_path / "run")[0]["validation"].keys() == {"x2", "x4"}
+
+
+def test_a_state_that_is_damaged_is_one_line(refused, train, training_set, tmp_path):
+    train("run", "--max_steps", 1)
+    latest = tmp_path / "run/cfsrcnn_latest.train.pt"
+    words = ["train.py", "--train_data_path", training_set, "--ckpt_dir", tmp_path / "run", *SMALL, "--resume"]
+    state = torch.load(latest, weights_only=True)
+    del state["sampler"]
+    torch.save(state, latest)
+    refused("cannot be read (KeyError: 'sampler')", *words)
+    latest.write_bytes(b"junk")
+    refused("cannot be read", *words)
+
+
+def test_a_training_state_is_not_taken_for_weights(refused, train, tmp_path):
+    train("run", "--max_steps", 1)
+    words = ["tcw_sample.py", "--scale", 2, "--ckpt_path"]
+    refused("is the state of a training run", *words, tmp_path / "run/cfsrcnn_latest.train.pt")
+    refused("run is a folder", *words, tmp_path / "run")
+
+
+def test_sigterm_leaves_no_temporary_file(pictures, tmp_path):
+    """div2h5.py is stopped while it writes."""
+    slow = "import time, dataset.pairs as p; r = p.read_picture; p.read_picture = lambda f: (time.sleep(1), r(f))[1]"
+    code = f"{slow}; import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    words = [sys.executable, "-c", code, ROOT / "div2h5.py", "--source", pictures, "--out", tmp_path / "a.h5"]
+    process = subprocess.Popen([str(word) for word in words], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    for _ in range(600):
+        if any(tmp_path.iterdir()):
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert "stopped by SIGTERM" in process.communicate(timeout=60)[1] and process.returncode == 143
+    assert not any(tmp_path.iterdir())
