@@ -57,6 +57,10 @@ class Solver:
         self.args = args
         self.crew = Crew(pick_device(args.device))
         self.device = self.crew.device
+        if args.batch_size < self.crew.count:
+            raise InputError(
+                f"--batch_size {args.batch_size} is the whole batch: too small for {self.crew.count} processes"
+            )
         self.scales = SCALES if args.scale == 0 else (args.scale,)
         self.folder, self.step, self.seconds = Path(args.ckpt_dir), 0, 0.0
         self.latest = self.folder / f"{args.ckpt_name}_latest.train.pt"

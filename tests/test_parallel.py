@@ -124,3 +124,12 @@ def test_too_few_gpus_are_said_by_the_first_process_too(monkeypatch):
 
 def test_a_batch_smaller_than_the_processes_is_refused(refused):
     refused("it must be at least --num_gpu 4", "train.py", "--batch_size", 3, "--num_gpu", 4)
+
+
+def test_torchrun_with_more_processes_than_patches_is_refused(data, tmp_path, refused, monkeypatch):
+    for name, value in {"WORLD_SIZE": 9, "RANK": 0, "LOCAL_RANK": 0}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda backend: None)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 9)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
+    refused("too small for 9 processes", "train.py", *data, *FLAGS, "--ckpt_dir", tmp_path / "run")
