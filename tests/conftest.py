@@ -95,6 +95,21 @@ def golden_weights(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Path:
+    """net.pth: an untrained x2 network that roughly passes its input on."""
+    from model.cfsrcnn import CFSRCNN
+    from model.checkpoint import save_state
+    from model.init import initialise
+
+    torch.manual_seed(0)
+    net = CFSRCNN(2)
+    initialise(net, "identity")
+    path = tmp_path_factory.mktemp("weights") / "net.pth"
+    save_state(net.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def authors_shapes() -> dict[str, dict[str, list[int]]]:
     """The authors' checkpoints "x2", "x3", "x4", "multi": key -> shape, in order."""
     return json.loads((GOLDEN / "authors_shapes.json").read_text())

@@ -7,7 +7,6 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from conftest import GOLDEN, photograph
 from PIL import Image
 
@@ -16,9 +15,6 @@ from dataset.testset import open_test_set
 from evaluation.benchmark import evaluate
 from evaluation.inference import BicubicUpscaler
 from evaluation.metrics import measure
-from model.cfsrcnn import CFSRCNN
-from model.checkpoint import save_state
-from model.init import initialise
 
 
 @pytest.fixture
@@ -29,16 +25,6 @@ def butterfly(tmp_path):
         for kind in ("HR", "LR"):
             shutil.copy(GOLDEN / f"butterfly/img_003_SRF_{scale}_{kind}.png", tmp_path / f"Fly/x{scale}")
     return tmp_path / "Fly"
-
-
-@pytest.fixture
-def checkpoint(tmp_path):
-    """An x2 network that roughly passes its input on."""
-    torch.manual_seed(0)
-    net = CFSRCNN(2)
-    initialise(net, "identity")
-    save_state(net.state_dict(), tmp_path / "net.pth")
-    return tmp_path / "net.pth"
 
 
 def test_sr_and_hr_images_land_where_the_authors_put_them(command, butterfly, checkpoint, tmp_path):

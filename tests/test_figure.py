@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import photograph
 from PIL import Image, ImageDraw
 
@@ -16,23 +15,10 @@ from dataset.imresize import imresize
 from dataset.testset import TestPair
 from evaluation.inference import BicubicUpscaler, NetworkUpscaler
 from evaluation.metrics import measure, rgb_to_y
-from model.cfsrcnn import CFSRCNN
-from model.checkpoint import load_net, save_state
-from model.init import initialise
+from model.checkpoint import load_net
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIDE = 19  # of the automatic crop of a picture of 96x96
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    """An x2 network that roughly passes its input on."""
-    torch.manual_seed(0)
-    net = CFSRCNN(2)
-    initialise(net, "identity")
-    path = tmp_path_factory.mktemp("weights") / "net.pth"
-    save_state(net.state_dict(), path)
-    return path
 
 
 @pytest.fixture

@@ -4,27 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from conftest import photograph
 from PIL import Image
 
 from dataset.imresize import imresize
-from model.cfsrcnn import CFSRCNN
-from model.checkpoint import save_state
-from model.init import initialise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """An untrained x2 network that passes its input on, more or less."""
-    torch.manual_seed(0)
-    net = CFSRCNN(2)
-    initialise(net, "identity")
-    path = tmp_path_factory.mktemp("weights") / "identity.pth"
-    save_state(net.state_dict(), path)
-    return path
 
 
 @pytest.fixture
