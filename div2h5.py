@@ -29,12 +29,23 @@ def main() -> None:
     parser.add_argument("--scales", type=int, nargs="+", default=[2, 3, 4], choices=[2, 3, 4], help="default: all")
     parser.add_argument("--edge", choices=EDGES, default="clamp", help="how made LR images treat the border")
     parser.add_argument("--workers", type=int, default=0, help="decoding threads (default: one per CPU core)")
+    parser.add_argument(
+        "--hold_out",
+        type=int,
+        default=0,
+        metavar="N",
+        help="leave N pictures out, evenly spread, and make a test set OUT_held_out of them to validate on",
+    )
     args = parser.parse_args()
+    if args.hold_out < 0:
+        raise InputError(f"--hold_out {args.hold_out} must not be negative")
     if args.workers < 0:
         raise InputError(f"--workers {args.workers} must not be negative")
 
     source = args.source or find_div2k()
-    write_training_set([source, *args.extra], args.out, sorted(set(args.scales)), args.edge, args.workers)
+    write_training_set(
+        [source, *args.extra], args.out, sorted(set(args.scales)), args.edge, args.workers, args.hold_out
+    )
 
 
 def find_div2k() -> Path:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from common.device import available_memory, pick_device
 from common.errors import InputError, one_line
 from common.files import make_folder, whole_file
+from common.muon import MuonAndAdam
 from common.parallel import Crew
 from common.progress import progress
 from dataset.hdf5 import SCALES, read_hdf5
@@ -34,9 +35,19 @@ from model.checkpoint import load_matching, save_state
 from model.init import initialise
 
 LOSSES = {"MSE": nn.MSELoss, "L1": nn.L1Loss, "SmoothL1": nn.SmoothL1Loss}
+OPTIMIZERS = {"adam": torch.optim.Adam, "muon": MuonAndAdam}
 CUDA_CHECK_INTERVAL = 50  # steps between two looks at the loss, each of which waits for the GPU
 STATE = ("options", "images", "step", "seconds", "window", "net", "ema", "optimizer", "sampler", "random")
-SAME_RUN = ("model", "scale", "group", "patch_size", "batch_size", "seed", "ema")  # --resume cannot change these
+SAME_RUN = (
+    "model",
+    "scale",
+    "group",
+    "patch_size",
+    "batch_size",
+    "seed",
+    "ema",
+    "optimizer",
+)  # --resume cannot change these
 
 
 def learning_rate(step: int, args: argparse.Namespace) -> float:
@@ -75,7 +86,8 @@ class Solver:
         self._forward = self.crew.wrap(self.net, unused=args.scale == 0)
         self.ema_net = copy.deepcopy(self.net).requires_grad_(False) if args.ema else None
         self.parameters = [weight for weight in self.net.parameters() if weight.requires_grad]
-        self.optimizer = torch.optim.Adam(self.parameters, args.lr, fused=self.device.type in ("cpu", "cuda"))
+        fused = self.device.type in ("cpu", "cuda")
+        self.optimizer = OPTIMIZERS[args.optimizer](self.parameters, args.lr, fused=fused)
         self.loss_fn = LOSSES[args.loss_fn]()
         self.sampler = self._make_sampler()
         self.test_sets = self._open_test_sets()

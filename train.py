@@ -13,7 +13,7 @@ from common.errors import InputError, run_command
 from common.parallel import launch, launched
 from dataset.hdf5 import SCALES
 from model.init import INITS
-from solver import LOSSES, Solver
+from solver import LOSSES, OPTIMIZERS, Solver
 
 
 def parse_flags() -> argparse.Namespace:
@@ -38,7 +38,7 @@ def parse_flags() -> argparse.Namespace:
     paper.add_argument("--batch_size", type=positive, default=64, help="patches per step")
     paper.add_argument("--max_steps", type=positive, default=200_000, help="steps in all (paper: 600000)")
     paper.add_argument("--decay", type=positive, default=150_000, help="steps per halving of the rate (paper: 400000)")
-    paper.add_argument("--lr", type=float, default=1e-4, help="learning rate of Adam")
+    paper.add_argument("--lr", type=float, default=1e-4, help="learning rate")
     paper.add_argument("--clip", type=float, default=10.0, help="largest gradient norm; 0: no clipping")
     paper.add_argument("--loss_fn", choices=tuple(LOSSES), default="MSE", help="loss")
 
@@ -46,6 +46,7 @@ def parse_flags() -> argparse.Namespace:
     recipe.add_argument(
         "--lr_schedule", choices=("step", "cosine"), default="step", help="step: --decay; cosine: to zero"
     )
+    recipe.add_argument("--optimizer", choices=tuple(OPTIMIZERS), default="adam", help="muon: see common/muon.py")
     recipe.add_argument("--warmup", type=int, default=0, help="steps in which the rate rises linearly from zero")
     recipe.add_argument("--init", choices=INITS, default="default", help="initial weights, see model/init.py")
     recipe.add_argument("--ema", type=float, default=0.0, help="save and validate averaged weights, e.g. 0.999; 0: off")

@@ -18,6 +18,7 @@ from common.progress import progress
 from dataset.hdf5 import write_hdf5
 from dataset.images import Picture, list_images, read_picture, say_conversions
 from dataset.imresize import imresize
+from dataset.prepare import prepare
 
 
 @dataclass
@@ -29,15 +30,20 @@ class _Pair:
 
 
 def write_training_set(
-    sources: list[Path], out: Path, scales: list[int], edge: str = "clamp", workers: int = 0
+    sources: list[Path], out: Path, scales: list[int], edge: str = "clamp", workers: int = 0, hold_out: int = 0
 ) -> None:
     """Writes the pictures of all `sources` into the HDF5 file `out`, with a progress bar and a line on what was done.
 
     A source is DIV2K as downloaded (DIV2K_train_HR beside DIV2K_train_LR_bicubic/X2..X4) or a folder of pictures, whose
     HR images are cropped to a multiple of the scales and whose LR images are `imresize` of them with the rule `edge`.
+    `hold_out` of the pictures, evenly spread, are left out of it and become the test set `held_out_set(out)` instead, for
+    choosing among recipes and checkpoints without looking at a published test set.
     Raises `InputError` naming the file for a missing LR image, sizes that do not match and a broken picture.
     """
     pairs = [pair for source in sources for pair in _find_pairs(source, scales)]
+    if hold_out:
+        pairs, held_out = _split(pairs, hold_out)
+        prepare([pair.hr for pair in held_out], held_out_set(out), scales, edge)
     seen: list[tuple[str, Picture]] = []
 
     def read(pair: _Pair) -> tuple[np.ndarray, dict[int, np.ndarray]]:
@@ -54,6 +60,19 @@ def write_training_set(
     print(f"wrote {out}: {len(pairs)} images, scales {', '.join(f'x{s}' for s in scales)}, LR {made}")
     if note := say_conversions(seen):
         print(note)
+
+
+def held_out_set(out: Path) -> Path:
+    """Where the pictures held out of the training set `out` lie: dataset/my.h5 -> dataset/my_held_out."""
+    return out.with_name(f"{out.stem}_held_out")
+
+
+def _split(pairs: list[_Pair], count: int) -> tuple[list[_Pair], list[_Pair]]:
+    if count >= len(pairs):
+        raise InputError(f"--hold_out {count}: there are {len(pairs)} pictures, and some must be left to train on")
+    chosen = {(2 * number + 1) * len(pairs) // (2 * count) for number in range(count)}
+    kept = [pair for number, pair in enumerate(pairs) if number not in chosen]
+    return kept, [pairs[number] for number in sorted(chosen)]
 
 
 def _find_pairs(source: Path, scales: list[int]) -> list[_Pair]:

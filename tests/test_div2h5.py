@@ -261,3 +261,25 @@ def test_without_flags_div2k_in_the_dataset_folder_becomes_div2k_train_h5(div2k,
     assert done.returncode == 0, done
     with h5py.File(project / "dataset/DIV2K_train.h5") as file:
         assert set(file) == {"HR", "X2", "X3", "X4"} and len(file["X4"]) == 2
+
+
+# --- pictures held out ------------------------------------------------------------------------------------------------
+
+
+def test_pictures_held_out_are_a_test_set_and_not_trained_on(command, pictures, tmp_path):
+    outcome = command("div2h5.py", "--source", pictures, "--hold_out", 1, "--out", tmp_path / "train.h5")
+    assert outcome.code == 0
+    held_out, files = tmp_path / "train_held_out", list_images(pictures)
+    (name,) = {file.name.split("_SRF_")[0] for file in held_out.rglob("*_HR.png")}
+    assert {folder.name for folder in held_out.iterdir()} == {"x2", "x3", "x4"}
+    with h5py.File(tmp_path / "train.h5") as file:
+        kept = [file["HR"][number][()] for number in sorted(file["HR"], key=int)]
+    trained_on = [read_rgb(each) for each in files if each.stem != name]
+    assert len(kept) == len(files) - 1
+    assert all((a == b[: len(a), : a.shape[1]]).all() for a, b in zip(kept, trained_on, strict=True))
+
+
+@pytest.mark.parametrize(("number", "phrase"), [(4, "some must be left"), (-1, "must not be negative")])
+def test_some_pictures_must_be_left(refused, pictures, tmp_path, number, phrase):
+    refused(phrase, "div2h5.py", "--source", pictures, "--hold_out", number, "--out", tmp_path / "train.h5")
+    assert not list(tmp_path.iterdir())

@@ -83,7 +83,9 @@ def test_pictures_to_hdf5_to_training_to_resume_to_benchmark(train, command, tes
     assert results["mean"]["ssim"] == pytest.approx(validated["ssim"], abs=1e-6)
 
 
-@pytest.mark.parametrize("flags", [[], ["--ema", 0.9, "--scale", 0, "--lr_schedule", "cosine", "--warmup", 3]])
+@pytest.mark.parametrize(
+    "flags", [[], ["--optimizer", "muon"], ["--ema", 0.9, "--scale", 0, "--lr_schedule", "cosine", "--warmup", 3]]
+)
 def test_resume_goes_on_bit_for_bit(train, tmp_path, monkeypatch, flags):
     """Stopped at step 7 of 12: in the middle of an epoch and of an interval."""
     train("whole", "--max_steps", 12, *flags)
