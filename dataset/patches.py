@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import Protocol
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -105,7 +106,7 @@ class PatchSampler:
 
 
 class _HostImages:
-    """Slices into one uint8 batch, converted to float at once: twice as fast as a tensor per image."""
+    """Turns each crop straight into one uint8 batch, by OpenCV: its turns of 3-byte pixels are far faster than NumPy's."""
 
     def __init__(self, images: TrainingImages, device: torch.device | str):
         self._images = {HR: images.hr, **images.lr}
@@ -114,15 +115,22 @@ class _HostImages:
     def cut(self, scale: int, image: np.ndarray, corner: np.ndarray, turn: np.ndarray, patch: int) -> Tensor:
         pinned = self._device.type == "cuda"
         batch = torch.empty(len(image), patch, patch, 3, dtype=torch.uint8, pin_memory=pinned)
-        view = batch.numpy()
-        for n, (i, (y, x), (transpose, flip_y, flip_x)) in enumerate(zip(image, corner, turn, strict=True)):
-            cut = self._images[scale][i][y : y + patch, x : x + patch]
-            if flip_y:
-                cut = cut[::-1]
-            if flip_x:
-                cut = cut[:, ::-1]
-            view[n] = cut.swapaxes(0, 1) if transpose else cut
+        images, view = self._images[scale], batch.numpy()
+        for out, i, (y, x), flags in zip(view, image.tolist(), corner.tolist(), turn.tolist(), strict=True):
+            _turn_into(out, images[i][y : y + patch, x : x + patch], *flags)
         return _to_float(batch.to(self._device, non_blocking=pinned))
+
+
+def _turn_into(out: np.ndarray, cut: np.ndarray, transpose: bool, flip_y: bool, flip_x: bool) -> None:
+    flip = {(True, False): 0, (False, True): 1, (True, True): -1}.get((flip_y, flip_x))
+    if flip is None and not transpose:
+        out[:] = cut
+    elif flip is None:
+        cv2.transpose(cut, out)
+    elif not transpose:
+        cv2.flip(cut, flip, out)
+    else:
+        cv2.transpose(cv2.flip(cut, flip), out)
 
 
 class _DeviceImages:
