@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from benchmarks.complexity import count_cfsrcnn
-from benchmarks.timing import device_name, time_alternately
+from benchmarks.timing import Elsewhere, device_name, time_alternately
 from common.device import pick_device
 from common.errors import run_command
 from common.files import whole_file
@@ -56,6 +56,11 @@ class Plain:
         return to_uint8(self.net(x)[0].permute(1, 2, 0).cpu().numpy())
 
 
+def make_plain(scale: int, device: torch.device, lr: np.ndarray) -> Job:
+    """The job of the yardstick, for a process of its own."""
+    return partial(Plain(scale, device), lr)
+
+
 def random_lr(side: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
 
@@ -64,14 +69,15 @@ def compare(scale: int, device: torch.device, precisions: list[str], rounds: int
     """Seconds and ratio to plain of each precision at `scale`, and the share of the bare convolution's rate."""
     side = SIDES[scale] // divide
     lr = random_lr(side)
-    upscalers = {"plain": Plain(scale, device)}
-    upscalers |= {name: NetworkUpscaler(make_net(scale), scale, device, name) for name in precisions}
-    jobs: dict[str, Job] = {name: partial(each, lr) for name, each in upscalers.items()}
+    plain = Elsewhere(make_plain, scale, device, lr)
+    jobs: dict[str, Job] = {"plain": plain}
+    jobs |= {name: partial(NetworkUpscaler(make_net(scale), scale, device, name), lr) for name in precisions}
     convolutions = {f"conv {name}": bare_convolution(side, device, PRECISIONS[name]) for name in precisions}
     seconds = time_alternately(jobs | {name: job for name, (job, _) in convolutions.items()}, rounds, f"x{scale}")
+    plain.close()
     macs = count_cfsrcnn(scale).scaled(side * side).multiply_adds
     rows = {}
-    for name in upscalers:
+    for name in jobs:
         rows[name] = {"seconds": seconds[name], "against_plain": seconds["plain"] / seconds[name]}
         if name in precisions:
             _, conv_macs = convolutions[f"conv {name}"]

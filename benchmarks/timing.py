@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from statistics import median
 
 import torch
@@ -23,6 +25,41 @@ def time_alternately(jobs: dict[str, Callable[[], object]], rounds: int, desc: s
             if number:  # the first round warms up
                 seconds[name].append(time.perf_counter() - start)
     return {name: median(each) for name, each in seconds.items()}
+
+
+class Elsewhere:
+    """A job in a process of its own, which what is done to this one, such as `keep_freed_memory`, does not speed up.
+
+    `make`, a function at the top of a module, makes the job there. Calling this runs it there once.
+    """
+
+    def __init__(self, make: Callable[..., Callable[[], object]], *words: object):
+        context = multiprocessing.get_context("spawn")
+        self._here, there = context.Pipe()
+        self._process = context.Process(target=_serve, args=(there, make, words, torch.get_num_threads()), daemon=True)
+        self._process.start()
+        there.close()
+
+    def __call__(self) -> None:
+        self._here.send(True)
+        self._here.recv()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._here.close()
+        self._process.join()
+
+
+def _serve(requests: Connection, make: Callable, words: tuple, threads: int) -> None:
+    torch.set_num_threads(threads)
+    job = make(*words)
+    try:
+        while requests.recv():
+            job()
+            synchronise()
+            requests.send(True)
+    except EOFError:
+        pass
 
 
 def synchronise() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.memory import keep_freed_memory
 from dataset.imresize import imresize
 from evaluation.metrics import to_uint8
 from evaluation.tiles import Tiler
@@ -56,6 +57,8 @@ class NetworkUpscaler:
         self_ensemble: bool = False,
     ):
         self.device = torch.device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.net = net.to(self.device, memory_format=torch.channels_last).eval()
         self.scale, self.precision = scale, precision
         self.protocol, self.self_ensemble = protocol, self_ensemble

@@ -22,7 +22,7 @@ from common.errors import InputError
 
 CHANNELS = 64  # feature maps that a network is expected to hold per pixel
 EXTRACT_MAPS, REFINE_MAPS = 7, 3  # groups of that many maps that are alive at once, at the LR and at the SR size
-CPU_BUDGET = 3 << 28  # bytes for the activations of a tile at most; a quarter of what is free if that is less
+CPU_BUDGET = 1 << 29  # bytes for the activations of a tile at most; a quarter of what is free if that is less
 REFINE_SIDE = 384  # SR pixels, side of a tile of the second stage on the CPU
 LEAST_SIDE = 32  # pixels: CPU convolutions under 20 wide sum in another order, which shows in the last bit
 PROBES = (129, 513, 2049)  # LR pixels, lengths of the strips that `reach` tries
