@@ -82,7 +82,7 @@ class Solver:
         initialise(net, args.init)
         if args.pretrained and not saved:
             self._say(load_matching(net, args.pretrained))
-        self.net = net.to(self.device, memory_format=torch.channels_last)
+        self.net = net.to(self.device).to(memory_format=torch.channels_last)
         self._forward = self.crew.wrap(self.net, unused=args.scale == 0)
         self.ema_net = copy.deepcopy(self.net).requires_grad_(False) if args.ema else None
         self.parameters = [weight for weight in self.net.parameters() if weight.requires_grad]
@@ -224,9 +224,9 @@ class Solver:
         """
         if not self._pending:
             return
-        losses = torch.stack([loss.float() for loss, _ in self._pending]) / self.crew.count
-        asked = losses.new_tensor([self._asked_to_stop])
-        *losses, asked = self.crew.sum(torch.cat([losses, asked])).tolist()
+        shares = torch.stack([loss.float() for loss, _ in self._pending]) / self.crew.count
+        stop = shares.new_tensor([self._asked_to_stop])
+        *losses, asked = self.crew.sum(torch.cat([shares, stop])).tolist()
         norms = torch.stack([norm for _, norm in self._pending]).tolist()
         first = self.step - len(losses) + 1
         self._pending = []

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,7 +24,7 @@ from common.files import whole_file
 from dataset.hdf5 import SCALES
 from evaluation import published
 from evaluation.tables import Table, to_markdown
-from model.cfsrcnn import CFSRCNN
+from model.cfsrcnn import CFSRCNN, FEU
 
 PATCH = 77  # LR pixels to each side of the paper's training patches
 WIDTH, HEIGHT = 1280, 720  # the SR picture for which most papers count
@@ -100,7 +102,7 @@ def explain(x2: dict) -> list[str]:
     patch = x2[f"lr_{PATCH}x{PATCH}"]
     merged, drawn = (patch[way]["multiply_adds"] / 1e9 for way in ("merged", "as_drawn"))
     net = CFSRCNN(2)
-    feu = net.febs[1].feu.weight.numel()
+    feu = _size(FEU())
     fewer = round((x2["parameters"] - float(parameters_k) * 1000) / feu)
     least = merged - fewer * feu * PATCH**2 / 1e9
     return [
@@ -149,7 +151,9 @@ class _ConvolutionOutputs(TorchDispatchMode):
 
     values = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Sequence = (), kwargs: dict | None = None
+    ) -> Any:
         out = func(*args, **(kwargs or {}))
         if func is torch.ops.aten.convolution.default:
             self.values += out.numel()

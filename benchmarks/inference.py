@@ -88,7 +88,7 @@ def compare(scale: int, device: torch.device, precisions: list[str], rounds: int
 
 def bare_convolution(side: int, device: torch.device, dtype: torch.dtype) -> tuple[Job, int]:
     """A 3x3 convolution 64 -> 64 alone, channels_last, and its multiply-adds: the rate that nothing here can beat."""
-    conv = nn.Conv2d(64, 64, 3, padding=1, bias=False).to(device, dtype, memory_format=torch.channels_last)
+    conv = nn.Conv2d(64, 64, 3, padding=1, bias=False).to(device, dtype).to(memory_format=torch.channels_last)
     x = torch.rand(1, 64, side, side, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
 
     @torch.inference_mode()

@@ -27,18 +27,18 @@ class Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override]  # takes no closure: one pass gives the gradients
         """One step on the gradients that stand in `grad`; weights without one stay as they are."""
         for group in self.param_groups:
             by_shape = defaultdict(list)
             for weight in group["params"]:
                 if weight.grad is not None:
-                    by_shape[weight.shape].append(weight)
+                    by_shape[weight.shape].append((weight, weight.grad))
             for alike in by_shape.values():
                 self._step_alike(alike, group["lr"], group["momentum"])
 
-    def _step_alike(self, weights: list[nn.Parameter], lr: float, momentum: float) -> None:
-        gradients = [weight.grad for weight in weights]
+    def _step_alike(self, pairs: list[tuple[nn.Parameter, Tensor]], lr: float, momentum: float) -> None:
+        weights, gradients = zip(*pairs, strict=True)
         averages = [self._average(weight) for weight in weights]
         torch._foreach_lerp_(averages, gradients, 1 - momentum)
         ahead = torch._foreach_lerp(gradients, averages, momentum)  # Nesterov's

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 from tqdm import tqdm
 
 
 def progress(
-    iterable=None, total: int | None = None, desc: str = "", unit: str = "it", initial: int = 0, hide=False
+    iterable: Iterable | None = None,
+    total: int | None = None,
+    desc: str = "",
+    unit: str = "it",
+    initial: int = 0,
+    hide: bool = False,
 ) -> tqdm:
     """A tqdm bar on stderr; where that is no terminal it is renewed every 20 seconds in place of ten times a second."""
     live = sys.stderr.isatty()

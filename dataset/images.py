@@ -91,6 +91,7 @@ def _decode(path: Path, image: Image.Image) -> Picture:
             f"{path} says it is {image.width}x{image.height}: more than {MAX_PIXELS // 10**6} megapixels are refused"
         )
     tiles = str(getattr(image, "tile", ""))
+    kind: str | None
     if ";16" in image.mode or ";16" in tiles:
         # OpenCV turns TIFF files itself, and no others
         orientation = image.getexif().get(0x0112, 1) if image.format != "TIFF" else 1

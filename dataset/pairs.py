@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
@@ -117,7 +117,7 @@ def _make_lr(path: Path, hr: np.ndarray, scales: list[int], edge: str) -> tuple[
     return hr, {scale: imresize(hr, Fraction(1, scale), edge) for scale in scales}
 
 
-def _in_order(function, items: Iterable, workers: int) -> Iterator:
+def _in_order(function: Callable, items: Iterable, workers: int) -> Iterator:
     """`map` on threads that keeps the order and at most two results per thread in memory."""
     with ThreadPoolExecutor(workers) as pool:
         pending: deque = deque()

@@ -55,7 +55,7 @@ Point = tuple[float, float]
 class Drawing:
     """SVG elements, one after the other. A box's `kind` and a line's are classes of `STYLE`."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.parts: list[str] = []
 
     def rect(self, kind: str, x: float, y: float, width: float, height: float, radius: float = 3) -> None:
@@ -127,8 +127,10 @@ def draw_febs(drawing: Drawing, net: CFSRCNN) -> None:
     drawing.text("ink head", "LR", 20, MIDDLE - 15)
     drawing.line("flow", (6, MIDDLE), (38, MIDDLE))
     drawing.box("mean", "MeanShift", 38, TOP, 26)
-    x, gap, ends = 104, 0, [64]  # ends: where the arrow to the next block begins
-    out, concat = {}, {}  # of block k: the x where its FEU's output leaves it, and the x of its concat
+    x, gap = 104.0, 0.0
+    ends = [64.0]  # where the arrow to the next block begins
+    out: dict[int, float] = {}  # of block k: the x where its FEU's output leaves it
+    concat: dict[int, float] = {}  # and the x of its concat
     for k in (1, 2, 3, FEBS - 1, FEBS):
         right, out[k], concat[k] = draw_feb(drawing, k, x)
         drawing.line("flow", (ends[-1], MIDDLE), (x + 10, MIDDLE))
@@ -168,7 +170,7 @@ def draw_feb(drawing: Drawing, k: int, x: float) -> tuple[float, float, float]:
     drawing.box("feu", "FEU", x + 10, TOP, 34)
     if k == 1:
         drawing.box("relu", "ReLU", x + 44, TOP, 24)
-        concat, relu, out = 0, x + 44, x + 56
+        concat, relu, out = 0.0, x + 44, x + 56
     else:
         drawing.line("flow", (x + 44, MIDDLE), (x + 66, MIDDLE))
         drawing.box("concat", "concat", x + 66, TOP, 26)

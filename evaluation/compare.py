@@ -99,11 +99,11 @@ def _holds_pictures(folder: Path) -> bool:
 
 
 def _fits(folder: Path, test_set: TestSet) -> bool:
-    files = [find_sr(folder, pair) for pair in test_set.pairs]
-    if not all(files):
+    first = find_sr(folder, test_set.pairs[0])
+    if first is None or not all(find_sr(folder, pair) for pair in test_set.pairs):
         return False
     try:
-        with Image.open(files[0]) as image:
+        with Image.open(first) as image:
             return image.size == test_set.pairs[0].read()[0].shape[1::-1]
     except OSError:
-        raise InputError(f"{files[0]} is not a readable picture: replace or remove it") from None
+        raise InputError(f"{first} is not a readable picture: replace or remove it") from None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,7 +86,7 @@ class PlainLogFormatter(LogFormatter):
 
 def draw_curves(runs: list[Run]) -> Figure:
     """Loss, learning rate and, where a run was validated, PSNR in rows; against steps on the left, hours on the right."""
-    rows: list[tuple[str, Callable[[Axes, list[float], Run, dict], None]]] = [
+    rows: list[tuple[str, Callable[[Axes, Sequence[float], Run, dict], object]]] = [
         ("loss (mean of the interval)", lambda axes, x, run, style: axes.plot(x, run.loss, **style)),
         ("learning rate", lambda axes, x, run, style: axes.plot(x, run.lr, **style)),
     ]
@@ -124,7 +124,7 @@ def draw_curves(runs: list[Run]) -> Figure:
     return figure
 
 
-def _plot_psnr(axes: Axes, x: list[float], run: Run, style: dict) -> None:
+def _plot_psnr(axes: Axes, x: Sequence[float], run: Run, style: dict) -> None:
     """One line per scale; the marks tell the scales apart where a run has several."""
     for scale, psnr in run.psnr.items():
         several = {"label": f"{run.name}, {scale}", "marker": MARKS.get(scale, "."), "markersize": 3}

@@ -114,7 +114,8 @@ def parse_crop(text: str) -> Crop:
     parts = text.split(",")
     if len(parts) != 4 or not all(part.strip().isdigit() for part in parts) or min(map(int, parts[2:])) < 4:
         raise argparse.ArgumentTypeError(f"{text} is not x,y,width,height in HR pixels")
-    return tuple(map(int, parts))
+    left, top, width, height = map(int, parts)
+    return left, top, width, height
 
 
 def main() -> None:

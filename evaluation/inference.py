@@ -59,7 +59,7 @@ class NetworkUpscaler:
         self.device = torch.device(device)
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.net = net.to(self.device, memory_format=torch.channels_last).eval()
+        self.net = net.to(self.device).to(memory_format=torch.channels_last).eval()
         self.scale, self.precision = scale, precision
         self.protocol, self.self_ensemble = protocol, self_ensemble
         self._tiler = Tiler(self.net, scale, tile, PRECISIONS[precision].itemsize)

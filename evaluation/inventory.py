@@ -82,7 +82,7 @@ def find_sets(data: Path) -> dict[str, Path]:
         raise InputError(f"--data {data}: no such folder; name the one that holds Set5, Set14, B100, Urban100, 720p")
     places = [place for place in (data, data / "benchmark") if place.is_dir()]
     folders = [each for place in places for each in sorted(place.iterdir()) if each.is_dir()]
-    found = {}
+    found: dict[str, Path] = {}
     for wanted in SETS:
         for spelling in wanted.folders:
             fits = [each for each in folders if re.sub(r"[-_ ]", "", each.name.lower()) == spelling]

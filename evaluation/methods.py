@@ -26,8 +26,11 @@ ENSEMBLE = " + self-ensemble"
 
 
 class Method(Protocol):
-    label: str
-    against: str | None
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def against(self) -> str | None: ...
 
     def about(self, test_set: TestSet) -> dict | None: ...
 

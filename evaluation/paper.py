@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from benchmarks.complexity import count_all, scale_table
@@ -105,9 +106,7 @@ def measure_all(args: argparse.Namespace, checkpoints: list[Checkpoint], test_se
             if about := method.about(test_set):
                 name = re.sub(r"[^A-Za-z0-9.+-]+", "_", f"{known.name}_x{scale}_{about['method']}_{args.protocol}")
                 path = args.out / "measured" / f"{name}.json"
-                figures, kept = kept_or_measured(
-                    path, about | what, lambda m=method, t=test_set: m.measure(t), args.fresh
-                )
+                figures, kept = kept_or_measured(path, about | what, partial(method.measure, test_set), args.fresh)
                 rows[method.label].figures[known.name, scale] = figures
                 print(say(known, scale, rows[method.label], kept), flush=True)
     return list(rows.values())
@@ -117,7 +116,7 @@ def say(known: KnownSet, scale: int, row: MeasuredRow, kept: bool) -> str:
     """ "Set5 x2 CFSRCNN: 36.51 dB / 0.9531 (paper 37.79, -1.28)"."""
     figures, difference = row.figures[known.name, scale], row.difference(known, scale)
     line = f"{known.name} x{scale} {row.label}: {figures.psnr:.2f} dB / {figures.ssim:.4f}"
-    if difference is not None:
+    if row.against and difference is not None:
         line += f" (paper {published.quality(known.name)[row.against][scale].psnr:.2f}, {difference:+.2f})"
     return line + ", kept" * kept
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def runtime_table(measured: Path) -> Table:
     """Table IX: seconds at x2. Our row is read from `measured`, which `benchmarks.inference` writes, if it is there."""
     columns = ("hr_256", "hr_512", "hr_1024")
     cells = [[model, *seconds] for model, seconds in published.runtime().items()]
-    values = [[float(each) for each in row[1:]] for row in cells]
+    values: list[Sequence[float | None]] = [[float(each) for each in row[1:]] for row in cells]
     ours, command = len(cells), f"`{RUNTIME_COMMAND.format(measured)}`"
     notes = ["seconds of other machines than the paper's do not compare with its own"]
     if measured.is_file():

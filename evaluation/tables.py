@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,10 +36,10 @@ class Table:
     head: list[tuple[str, str]]
     rows: list[list[str]]
     ours: int
-    records: list[dict[str, object]]
+    records: Sequence[Mapping[str, object]]
     text_columns: int = 1
     notes: list[str] = field(default_factory=list)
-    values: list[list[float | None]] = field(default_factory=list)
+    values: Sequence[Sequence[float | None]] = field(default_factory=list)
 
 
 def write_table(table: Table, folder: Path) -> list[Path]:

@@ -13,6 +13,7 @@ import copy
 import math
 import sys
 from collections.abc import Callable, Iterator
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,15 @@ PROBES = (129, 513, 2049)  # LR pixels, lengths of the strips that `reach` tries
 Run = Callable[[Tensor], Tensor]
 
 
+@runtime_checkable
+class Staged(Protocol):
+    """A network in two stages; `refine(*extract(lr), scale)` is the whole of it."""
+
+    def extract(self, lr: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def refine(self, deep: Tensor, first: Tensor, scale: int | None) -> Tensor: ...
+
+
 class Tiler:
     """Cuts, runs and joins. `tile`: side in LR pixels, "auto" (by free memory) or "off"; `itemsize`: bytes per value.
 
@@ -38,7 +48,7 @@ class Tiler:
 
     def __init__(self, net: nn.Module, scale: int, tile: int | str, itemsize: int):
         self._net, self._scale, self._tile, self._itemsize = net, scale, tile, itemsize
-        self._staged = hasattr(net, "extract") and hasattr(net, "refine")
+        self._staged = net if isinstance(net, Staged) else None
         self._halos: tuple[int, int] | None = None
 
     def run(self, x: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
@@ -73,7 +83,7 @@ class Tiler:
 
     def _extract(self, part: Tensor) -> tuple[Tensor, ...]:
         part = part.float().div_(255).contiguous(memory_format=torch.channels_last)
-        return self._net.extract(part) if self._staged else (part,)
+        return self._staged.extract(part) if self._staged else (part,)
 
     def _refine_region(
         self, maps: tuple[Tensor, ...], region: tuple[int, ...], origin: tuple[int, int], inner: int, halo: int
@@ -92,7 +102,7 @@ class Tiler:
                 yield slice(top * scale, bottom * scale), slice(left * scale, right * scale), sr
 
     def _refine(self, maps: list[Tensor]) -> Tensor:
-        sr = self._net.refine(*maps, self._scale) if self._staged else self._net(maps[0], self._scale)
+        sr = self._staged.refine(maps[0], maps[1], self._scale) if self._staged else self._net(maps[0], self._scale)
         expected = (maps[0].shape[0], 3, maps[0].shape[2] * self._scale, maps[0].shape[3] * self._scale)
         if sr.shape != expected:
             made = tuple(sr.shape)
@@ -119,7 +129,7 @@ class Tiler:
     def _find_halos(self) -> tuple[int, int]:
         if self._halos is None:
             net, scale = _probe(self._net), self._scale
-            if self._staged:
+            if isinstance(net, Staged):
                 extract = reach(lambda x: torch.cat(net.extract(x), 1), 3, 1)
                 self._halos = extract, reach(lambda x: net.refine(x, x, scale), CHANNELS, scale)
             else:

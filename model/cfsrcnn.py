@@ -55,7 +55,7 @@ class FEB(nn.Module):
 class EB(nn.Module):
     """Enhancement block: a FEU on the last FEB, the sum of it and of all 17 FEU outputs, ReLU, five FEUs with ReLU."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.feus = nn.ModuleList([FEU(2 * CHANNELS)] + [FEU() for _ in range(5)])
 
@@ -88,7 +88,7 @@ class CB(nn.Module):
 class FRB(nn.Module):
     """Feature refinement block: five FEUs with ReLU at the SR size, then a 3x3 convolution to RGB."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.feus = nn.ModuleList([FEU() for _ in range(5)])
         self.conv = FP32Conv2d(CHANNELS, 3, 3, padding=1, bias=False)

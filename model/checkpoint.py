@@ -27,7 +27,7 @@ WRAPPERS = ("params_ema", "params", "state_dict")
 
 def _authors_names() -> dict[str, str]:
     """Native name -> the authors' name of each layer, read off Figure 2 (docs/paper_map.md), in the authors' order."""
-    names = {}
+    names: dict[str, str] = {}
     for k in range(17):
         names |= {f"febs.{k}.feu": f"conv{2 * k + 1}.0", f"febs.{k}.cu": f"conv{2 * k + 2}.0"}
     del names["febs.16.cu"]  # the last FEB has no CU
@@ -193,8 +193,9 @@ def _torch_load(path: Path) -> object:
 
 def _is_plain(value: object) -> bool:
     """An ordinary tensor: dense, real, not quantised, with its values at hand."""
-    odd = not isinstance(value, Tensor) or value.is_nested or value.is_quantized or value.is_complex() or value.is_meta
-    return not odd and value.layout == torch.strided
+    if not isinstance(value, Tensor) or value.is_nested or value.is_quantized or value.is_complex() or value.is_meta:
+        return False
+    return value.layout == torch.strided
 
 
 def _rename(name: str, table: dict[str, str], prefix: tuple[str, str]) -> str:

@@ -36,7 +36,8 @@ def initialise(net: nn.Module, how: str) -> None:
             if isinstance(module, UpsampleBlock):
                 for conv in (each for each in module.modules() if isinstance(each, nn.Conv2d)):
                     _add_identity(conv, repeat=conv.out_channels // conv.in_channels)
-                    conv.bias.data.zero_()
+                    if conv.bias is not None:
+                        conv.bias.data.zero_()
 
 
 def _add_identity(conv: nn.Conv2d, repeat: int) -> None:

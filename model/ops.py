@@ -24,8 +24,8 @@ class MeanShift(nn.Module):
     def __init__(self, mean_rgb: tuple[float, float, float] = DIV2K_MEAN, sub: bool = True):
         super().__init__()
         self.shifter = FP32Conv2d(3, 3, 1)
-        self.shifter.weight.data = torch.eye(3).view(3, 3, 1, 1)
-        self.shifter.bias.data = torch.tensor(mean_rgb) * (-1.0 if sub else 1.0)
+        self.shifter.weight = nn.Parameter(torch.eye(3).view(3, 3, 1, 1))
+        self.shifter.bias = nn.Parameter(torch.tensor(mean_rgb) * (-1.0 if sub else 1.0))
         self.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,8 +48,11 @@ class _SubPixel(nn.Module):
 
     def merged(self, a: Tensor, b: Tensor) -> Tensor:
         x = a + b
-        for conv, shuffle in zip(self.body[0::2], self.body[1::2], strict=True):
-            x = shuffle(nn.functional.conv2d(x, conv.weight, 2 * conv.bias, padding=1, groups=conv.groups))
+        for layer in self.body:
+            if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+                x = nn.functional.conv2d(x, layer.weight, 2 * layer.bias, padding=1, groups=layer.groups)
+            else:
+                x = layer(x)
         return x
 
 
