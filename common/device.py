@@ -11,14 +11,17 @@ from common.errors import InputError
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto": CUDA, else MPS, else the CPU. `InputError` where the named device is not there."""
+    """ "auto": CUDA, else MPS, else the CPU; "cuda:1" is the second GPU. `InputError` for a device that is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
+    if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError("--device cuda: PyTorch finds no CUDA GPU here; use --device cpu or auto")
     if name == "mps" and not torch.backends.mps.is_available():
         raise InputError("--device mps: PyTorch finds no Apple GPU here; use --device cpu or auto")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise InputError(f"there is no device {name!r}: use cpu, cuda, mps or auto") from None
 
 
 def available_memory(device: torch.device | None = None) -> int:

@@ -64,6 +64,20 @@ def read_picture(path: Path | str) -> Picture:
         raise InputError(f"{path} is not a readable picture ({one_line(error)}): replace or remove it") from None
 
 
+def to_picture(image: Image.Image) -> Picture:
+    """A Pillow image of 8 bits per channel, in any mode, as `Picture`, with its EXIF turn applied."""
+    names = {"RGB": None, "L": "grayscale", "1": "black-and-white", "P": "palette", "RGBA": "alpha", "LA": "alpha"}
+    kind = names.get(image.mode, image.mode)
+    image = ImageOps.exif_transpose(image)
+    gray = image.mode in ("1", "L", "LA")
+    alpha = None
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        alpha = np.asarray(image.getchannel("A"))
+        kind = kind or "alpha"
+    return Picture(np.array(image.convert("RGB")), alpha, gray, kind)
+
+
 def read_rgb(path: Path | str) -> np.ndarray:
     """`read_picture(path).rgb`: uint8 HxWx3."""
     return read_picture(path).rgb
@@ -91,27 +105,17 @@ def _decode(path: Path, image: Image.Image) -> Picture:
             f"{path} says it is {image.width}x{image.height}: more than {MAX_PIXELS // 10**6} megapixels are refused"
         )
     tiles = str(getattr(image, "tile", ""))
-    kind: str | None
     if ";16" in image.mode or ";16" in tiles:
         # OpenCV turns TIFF files itself, and no others
         orientation = image.getexif().get(0x0112, 1) if image.format != "TIFF" else 1
-        image, kind = _reduce_16_bit(path), "16-bit"
+        image = _reduce_16_bit(path)
         if "LA;16" in tiles:  # gray with alpha, which OpenCV gives as four channels
             image = image.convert("LA")
         image.getexif()[0x0112] = orientation
-    elif image.mode in ("I", "F"):
+        return replace(to_picture(image), converted="16-bit")
+    if image.mode in ("I", "F"):
         raise InputError(f"{path} has 32-bit pixels: save it with 8 or 16 bits per channel")
-    else:
-        names = {"RGB": None, "L": "grayscale", "1": "black-and-white", "P": "palette", "RGBA": "alpha", "LA": "alpha"}
-        kind = names.get(image.mode, image.mode)
-    image = ImageOps.exif_transpose(image)
-    gray = image.mode in ("1", "L", "LA")
-    alpha = None
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        alpha = np.asarray(image.getchannel("A"))
-        kind = kind or "alpha"
-    return Picture(np.array(image.convert("RGB")), alpha, gray, kind)
+    return to_picture(image)
 
 
 def _reduce_16_bit(path: Path) -> Image.Image:

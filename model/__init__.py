@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from common.errors import InputError, one_line
+
+if TYPE_CHECKING:
+    from evaluation.pretrained import Pretrained
 
 NOT_MODELS = {"ops", "checkpoint", "init"}
 
@@ -40,3 +46,22 @@ def build_net(name: str, scale: int, multi_scale: bool = False, group: int = 1) 
     except Exception as error:  # a file of somebody else may fail in any way
         what = f"{type(error).__name__}: {one_line(error)}"
         raise InputError(f"model/{name}.py cannot be built with scale={scale}, group={group} ({what})") from None
+
+
+def load(
+    path: Path | str,
+    scale: int | None = None,
+    model: str = "cfsrcnn",
+    device: str | torch.device = "auto",
+    precision: str = "fp32",
+) -> Pretrained:
+    """The network in a weight file, ready for use: `load("checkpoint/x2/cfsrcnn_x2.pth").upscale(image)`.
+
+    `scale`: 2, 3 or 4; may be left out for a CFSRCNN of one scale. `device`: "auto", "cpu", "cuda", "mps" or PyTorch's.
+    `precision`: "fp32", "bf16" or "fp16". Raises `InputError`, saying what is wrong, if they do not fit together.
+    """
+    from evaluation.pretrained import Pretrained  # here, since `evaluation/` stands on `model/`
+    from model.checkpoint import load_net, only_scale
+
+    scale = scale or only_scale(path)
+    return Pretrained(load_net(path, model, scale), scale, device, precision)

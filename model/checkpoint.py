@@ -102,6 +102,14 @@ def identify(state: State) -> Contents | None:
     return Contents(form, (4,) if f"{prefix}up.body.2.weight" in state else (2,))
 
 
+def only_scale(path: Path | str) -> int:
+    """The scale of a CFSRCNN weight file. `InputError` if it serves several or is of another network."""
+    contents = identify(read_state(path))
+    if contents is None or contents.multi_scale:
+        raise InputError(f"{path} is {contents or 'not of CFSRCNN'}: say for which scale to load it")
+    return contents.scales[0]
+
+
 def to_native(state: State) -> State:
     """Renames the authors' layers to ours; a native state comes back as it is. The tensors are the same."""
     return {_rename(name, NATIVE_NAME, ("upsample.", "cb.upsample.")): value for name, value in state.items()}

@@ -1,0 +1,116 @@
+"""From Python: `model.load` and what it gives; the picture that goes in comes out in the same kind, larger."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, photograph
+from PIL import Image
+
+from common.errors import InputError
+from dataset.imresize import imresize
+from evaluation.inference import NetworkUpscaler
+from model import load
+from model.checkpoint import load_net, save_state
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+COLOUR = photograph("astronaut.png", 10, 14)
+GRAY = np.asarray(Image.fromarray(COLOUR).convert("L"))
+ALPHA = np.linspace(0, 255, 140).reshape(10, 14).astype(np.uint8)
+ARRAYS = {"L": GRAY, "LA": np.dstack([GRAY, ALPHA]), "RGB": COLOUR, "RGBA": np.dstack([COLOUR, ALPHA])}
+
+
+@pytest.fixture(scope="module")
+def net(checkpoint):
+    return load(checkpoint, device="cpu")
+
+
+def test_an_array_is_upscaled_as_the_network_says(net, checkpoint):
+    expected = NetworkUpscaler(load_net(checkpoint), 2, protocol="rounded")(COLOUR)
+    assert np.array_equal(net.upscale(COLOUR), expected) and expected.std() > 1
+
+
+def test_it_is_what_the_command_writes(net, checkpoint, command, tmp_path):
+    Image.fromarray(ARRAYS["RGBA"]).save(tmp_path / "a.png")
+    flags = ["--scale", 2, "--ckpt_path", checkpoint, "--input", tmp_path / "a.png", "--sample_dir", tmp_path]
+    assert command("tcw_sample.py", *flags, "--device", "cpu").code == 0
+    assert np.array_equal(net.upscale(ARRAYS["RGBA"]), np.asarray(Image.open(tmp_path / "a_x2.png")))
+
+
+@pytest.mark.parametrize("mode", ARRAYS)
+def test_array_in_array_out_and_image_in_image_out(net, mode):
+    array = ARRAYS[mode]
+    out = net.upscale(array)
+    assert isinstance(out, np.ndarray) and out.dtype == np.uint8 and out.shape == (20, 28, *array.shape[2:])
+    image = net.upscale(Image.fromarray(array))
+    assert image.mode == mode and np.array_equal(np.asarray(image), out)
+
+
+def test_alpha_is_upscaled_by_bicubic_and_changes_no_colour(net):
+    out = net.upscale(ARRAYS["RGBA"])
+    assert np.array_equal(out[:, :, :3], net.upscale(COLOUR)) and np.array_equal(out[:, :, 3], imresize(ALPHA, 2))
+
+
+def test_the_image_that_goes_in_stays_as_it_is(net):
+    array, image = COLOUR[::-1, ::-1], Image.fromarray(COLOUR)
+    array.flags.writeable = False
+    net.upscale(image)
+    assert np.array_equal(net.upscale(array), net.upscale(array.copy())) and np.array_equal(np.asarray(image), COLOUR)
+
+
+def test_a_palette_becomes_colour_and_the_exif_turn_is_applied_once(net):
+    assert net.upscale(Image.fromarray(COLOUR).quantize(16)).mode == "RGB"
+    turned = Image.fromarray(COLOUR)
+    turned.getexif()[0x0112] = 6
+    out = net.upscale(turned)
+    upright = net.upscale(Image.fromarray(COLOUR).transpose(Image.Transpose.ROTATE_270))
+    assert out.size == (20, 28) and np.array_equal(np.asarray(out), np.asarray(upright))
+    assert out.getexif().get(0x0112, 1) == 1
+
+
+def test_the_network_is_at_hand(net):
+    assert net.scale == 2 and not net.net.training
+    assert load(ROOT / "checkpoint/x4/cfsrcnn_x4.pth", device="cpu").upscale(GRAY).shape == (40, 56)
+
+
+def test_a_multi_scale_file_is_asked_for_its_scale(golden_net, tmp_path):
+    file = tmp_path / "all.safetensors"
+    save_state(golden_net("multi").state_dict(), file)
+    with pytest.raises(InputError, match=r"a multi-scale .* say for which scale"):
+        load(file)
+    assert load(file, scale=3, device="cpu").upscale(GRAY).shape == (30, 42)
+
+
+@pytest.mark.parametrize(
+    ("image", "phrase"),
+    [
+        (COLOUR / 255, "float64 10x14x3 is no image: give uint8"),
+        (COLOUR[:0], "uint8 0x14x3 is no image"),
+        (COLOUR[:, :, :1], "uint8 10x14x1 is no image"),
+        (COLOUR[0, 0], "uint8 3 is no image"),
+        ("photo.jpg", "str is no image"),
+        (Image.fromarray(GRAY.astype(np.uint16)), "mode I;16 has more than 8 bits"),
+        (Image.new("RGB", (0, 5)), "of 0x5 pixels"),
+    ],
+)
+def test_what_is_no_8_bit_image_is_refused(net, image, phrase):
+    with pytest.raises(InputError, match=phrase):
+        net.upscale(image)
+
+
+def test_what_does_not_fit_is_refused(checkpoint):
+    for phrase, options in {
+        "an x2": {"scale": 3},
+        "no precision 'fp8': use fp32": {"precision": "fp8"},
+        "no device 'gpu'": {"device": "gpu"},
+    }.items():
+        with pytest.raises(InputError, match=phrase):
+            load(checkpoint, **options)
+
+
+def test_networks_can_be_had_without_what_measures_them():
+    script = "import sys, model.checkpoint; sys.exit(any(name.split('.')[0] == 'evaluation' for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
