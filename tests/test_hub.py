@@ -1,0 +1,60 @@
+"""`torch.hub.load` gives the network with the shipped weights, from a folder, without a download."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+import hubconf
+from common.errors import InputError
+from model.cfsrcnn import CFSRCNN
+from model.checkpoint import load_net
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def load(**options) -> torch.nn.Module:
+    return torch.hub.load(str(ROOT), "cfsrcnn", source="local", **options)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_it_is_the_shipped_network(scale):
+    net, lr = load(scale=scale), torch.rand(1, 3, 8, 9)
+    expected = load_net(ROOT / f"checkpoint/x{scale}/cfsrcnn_x{scale}.pth", scale=scale)
+    with torch.inference_mode():
+        assert not net.training and torch.equal(net(lr), expected(lr))
+
+
+def test_without_weights_it_is_random():
+    net = load(scale=3, pretrained=False)
+    assert isinstance(net, CFSRCNN) and not net.training
+    assert net.state_dict().keys() == load(scale=3).state_dict().keys()
+    assert not torch.equal(net.frb.conv.weight, load(scale=3).frb.conv.weight)
+    assert load(scale=0, pretrained=False)(torch.rand(1, 3, 4, 4), 4).shape == (1, 3, 16, 16)
+
+
+@pytest.mark.parametrize("scale", [0, 5])
+def test_a_scale_without_weights_is_named(scale):
+    with pytest.raises(InputError, match=f"no weights for scale {scale} .*: use 2, 3 or 4"):
+        load(scale=scale)
+
+
+def test_nothing_else_is_taken_for_a_network():
+    found = {name for name, value in vars(hubconf).items() if callable(value) and not name.startswith("_")}
+    assert found == {"cfsrcnn"}
+
+
+def test_a_users_own_modules_of_our_names_stay_theirs(tmp_path):
+    (tmp_path / "model.py").write_text("mine = 1")
+    script = (
+        f"import torch, model; net = torch.hub.load({str(ROOT)!r}, 'cfsrcnn', scale=2, source='local'); "
+        "import model as again; from model import mine; "
+        "assert again is model and net(torch.rand(1, 3, 4, 4)).shape[-1] == 8; "
+        f"assert torch.hub.load({str(ROOT)!r}, 'cfsrcnn', scale=4, source='local')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
