@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from statistics import fmean
 
 import numpy as np
@@ -67,9 +67,5 @@ def evaluate(upscale: Upscale, test_set: TestSet, keep: Keep | None = None, chec
 
 def mean_row(rows: list[Row]) -> Row:
     """The plain mean over the images, as the paper's tables give it."""
-    quality = Quality(
-        fmean(row.quality.psnr for row in rows),
-        fmean(row.quality.ssim for row in rows),
-        fmean(row.quality.psnr_rgb for row in rows),
-    )
-    return Row("mean", quality, fmean(row.seconds for row in rows))
+    means = {each.name: fmean(getattr(row.quality, each.name) for row in rows) for each in fields(Quality)}
+    return Row("mean", Quality(**means), fmean(row.seconds for row in rows))
