@@ -6,6 +6,7 @@ import json
 import runpy
 import shutil
 import sys
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +80,35 @@ def pictures(tmp_path_factory) -> Path:
     for number, name in enumerate(["astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg"]):
         Image.fromarray(photograph(name, 60, 72)).save(folder / f"{number:04}.png")
     return folder
+
+
+class PicturesRead:
+    """Stands in for `read_picture` and counts the pictures: `count` in all, `most_at_once` in memory together."""
+
+    def __init__(self, read):
+        self._read, self._pixels, self.most_at_once = read, [], 0
+
+    def __call__(self, path):
+        picture = self._read(path)
+        self._pixels.append(weakref.ref(picture.rgb))
+        self.most_at_once = max(self.most_at_once, sum(each() is not None for each in self._pixels))
+        return picture
+
+    @property
+    def count(self) -> int:
+        return len(self._pixels)
+
+
+@pytest.fixture
+def pictures_read(monkeypatch):
+    """`pictures_read(module)`: from now on the pictures that `module` reads are counted."""
+
+    def count(module) -> PicturesRead:
+        counting = PicturesRead(module.read_picture)
+        monkeypatch.setattr(module, "read_picture", counting)
+        return counting
+
+    return count
 
 
 def golden_weights(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:

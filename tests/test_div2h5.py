@@ -4,7 +4,6 @@ import shutil
 import subprocess
 import sys
 import time
-import weakref
 from fractions import Fraction
 from pathlib import Path
 
@@ -116,21 +115,12 @@ def test_images_keep_file_name_order_whichever_is_decoded_first(command, picture
             assert np.array_equal(file[f"HR/{number}"], read_rgb(picture))
 
 
-def test_pictures_leave_the_memory_once_they_are_written(command, source, tmp_path, monkeypatch):
+def test_pictures_leave_the_memory_once_they_are_written(command, source, tmp_path, pictures_read):
     for number in range(4, 30):
         shutil.copy(source / "0000.png", source / f"{number:04}.png")
-    read, most = [], 0
-
-    def counting(path):
-        nonlocal most
-        picture = read_picture(path)
-        read.append(weakref.ref(picture.rgb))
-        most = max(most, sum(each() is not None for each in read))
-        return picture
-
-    monkeypatch.setattr(dataset.pairs, "read_picture", counting)
+    read = pictures_read(dataset.pairs)
     assert command("div2h5.py", "--source", source, "--out", tmp_path / "a.h5", "--workers", 2).code == 0
-    assert len(read) == 30 and most <= 8  # two per thread wait, one per thread is decoded, one is written
+    assert read.count == 30 and read.most_at_once <= 8  # two per thread wait, one per thread is decoded, one is written
 
 
 def test_conversions_are_said_once(command, source, tmp_path):

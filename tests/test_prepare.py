@@ -1,7 +1,6 @@
 """`python -m dataset.prepare` and `python -m dataset.demo` write test sets in the authors' layout, whole or not at all."""
 
 import shutil
-import weakref
 from fractions import Fraction
 from pathlib import Path
 
@@ -85,21 +84,12 @@ def test_a_scale_can_be_added_later(command, source, sets):
     assert sorted(each.name for each in (sets / "Mine").iterdir()) == ["x2", "x4"]
 
 
-def test_pictures_leave_the_memory_once_they_are_written(command, source, sets, monkeypatch):
+def test_pictures_leave_the_memory_once_they_are_written(command, source, sets, pictures_read):
     for number in range(10):
         shutil.copy(source / "cat.png", source / f"{number}.png")
-    read, most = [], 0
-
-    def counting(path):
-        nonlocal most
-        picture = read_picture(path)
-        read.append(weakref.ref(picture.rgb))
-        most = max(most, sum(each() is not None for each in read))
-        return picture
-
-    monkeypatch.setattr(dataset.images, "read_picture", counting)
+    read = pictures_read(dataset.images)
     assert command(*PREPARE, "--hr", source, "--name", "Mine", "--out", sets, "--scales", 2).code == 0
-    assert len(read) == 12 and most <= 2
+    assert read.count == 12 and read.most_at_once <= 2
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
