@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -107,6 +108,11 @@ def scales_of(folder: Path) -> list[int]:
         return [scale for scale in SCALES if (folder / "LR_bicubic" / f"X{scale}").is_dir()]
     place = folder / "HR" if (folder / "HR").is_dir() else folder
     return list(SCALES) if any(file.suffix.lower() in EXTENSIONS for file in place.iterdir()) else []
+
+
+def plain_name(name: str) -> str:
+    """The name of a test set however it is spelt: "BSD-100" and "bsd 100" are "bsd100"."""
+    return re.sub(r"[-_ ]", "", name.lower())
 
 
 def differing_share(hr: np.ndarray, lr: np.ndarray, scale: int) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 from common.errors import InputError
 from common.progress import progress
 from dataset.imresize import imresize
-from dataset.testset import open_test_set, scales_of
+from dataset.testset import open_test_set, plain_name, scales_of
 
 PUBLISHED = Path(__file__).with_name("published_sets.json")
 AS_PUBLISHED = "as published"
@@ -62,7 +62,7 @@ def verify(folder: Path, scales: list[int] | None = None) -> None:
 def published_set(name: str) -> tuple[str, dict]:
     """The usual name of a test set, and {"x2": {"HR": {"images", "sha256"}, "LR": ...}, ...}; any spelling will do."""
     table = json.loads(PUBLISHED.read_text())
-    plain = re.sub(r"[-_ ]", "", name).lower()
+    plain = plain_name(name)
     known = {each.lower(): each for each in table["sets"]} | table["also_called"]
     if plain not in known:
         raise InputError(f"nothing is known of a published set called {name}: known are {', '.join(table['sets'])}")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from dataset.hdf5 import SCALES
+from dataset.testset import plain_name
 from model.checkpoint import identify, read_state
 
 SHIPPED = re.compile(r"x([234])/cfsrcnn_x\1\.(pth|safetensors)$")
@@ -22,7 +23,7 @@ class KnownSet:
     number: int
     roman: str
     name: str
-    folders: tuple[str, ...]  # in lower case, without - and _
+    folders: tuple[str, ...]  # as `plain_name` spells them
     images: int | None
     source: str
 
@@ -72,8 +73,7 @@ class Checkpoint:
 
 def known_set(name: str) -> KnownSet | None:
     """The test set that a folder of this name holds, in any of the usual spellings; None for other names."""
-    plain = re.sub(r"[-_ ]", "", name.lower())
-    return next((each for each in SETS if plain in each.folders), None)
+    return next((each for each in SETS if plain_name(name) in each.folders), None)
 
 
 def find_sets(data: Path) -> dict[str, Path]:
@@ -85,7 +85,7 @@ def find_sets(data: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for wanted in SETS:
         for spelling in wanted.folders:
-            fits = [each for each in folders if re.sub(r"[-_ ]", "", each.name.lower()) == spelling]
+            fits = [each for each in folders if plain_name(each.name) == spelling]
             if fits:
                 found.setdefault(wanted.name, fits[0])
     return found

@@ -1,4 +1,4 @@
-"""The networks: each `model/NAME.py` with a class `Net` is a model that `--model NAME` selects."""
+"""The networks: each `model/NAME.py` with a class `Net` is a model that `--model NAME` selects; and their weight files."""
 
 from __future__ import annotations
 
