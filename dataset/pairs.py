@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError
+from common.overlap import in_order
 from common.progress import progress
 from dataset.hdf5 import write_hdf5
 from dataset.images import Picture, list_images, read_picture, say_conversions
@@ -51,7 +49,7 @@ def write_training_set(
         seen.append((pair.hr.name, picture.without_pixels()))
         return _read_given(pair, picture.rgb) if pair.lr else _make_lr(pair.hr, picture.rgb, scales, edge)
 
-    done = _in_order(read, pairs, workers or os.cpu_count() or 1)
+    done = in_order(read, pairs, workers or os.cpu_count() or 1)
     with progress(done, len(pairs), out.name, "image") as bar:
         write_hdf5(out, bar)
     ours = sum(not pair.lr for pair in pairs)
@@ -115,19 +113,3 @@ def _make_lr(path: Path, hr: np.ndarray, scales: list[int], edge: str) -> tuple[
         raise InputError(f"{path} is {hr.shape[1]}x{hr.shape[0]}, smaller than {step}x{step}: remove it")
     hr = np.ascontiguousarray(hr[:height, :width])
     return hr, {scale: imresize(hr, Fraction(1, scale), edge) for scale in scales}
-
-
-def _in_order(function: Callable, items: Iterable, workers: int) -> Iterator:
-    """`map` on threads that keeps the order and at most two results per thread in memory."""
-    with ThreadPoolExecutor(workers) as pool:
-        pending: deque = deque()
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) >= 2 * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()

@@ -10,6 +10,7 @@ from statistics import fmean
 import numpy as np
 
 from common.errors import InputError
+from common.overlap import Behind, in_order
 from common.progress import progress
 from dataset.testset import TestPair, TestSet, differing_share
 from evaluation.inference import Upscale
@@ -45,14 +46,10 @@ def evaluate(upscale: Upscale, test_set: TestSet, keep: Keep | None = None, chec
 
     `check_lr`: find the share of LR values that are not our resize of their HR. `InputError` names an unusable pair.
     """
-    rows, foreign = [], []
-    for pair in (
-        progress(test_set.pairs, desc=f"{test_set.name} x{test_set.scale}", unit="image") if keep else test_set.pairs
-    ):
-        hr, lr = pair.read()
-        start = time.perf_counter()
-        sr = upscale(lr)
-        seconds = time.perf_counter() - start
+    rows: list[Row] = []
+    foreign: list[float] = []
+
+    def finish(pair: TestPair, hr: np.ndarray, lr: np.ndarray, sr: np.ndarray, seconds: float) -> None:
         try:
             quality = measure(sr, hr, test_set.scale)
         except InputError as error:
@@ -62,6 +59,14 @@ def evaluate(upscale: Upscale, test_set: TestSet, keep: Keep | None = None, chec
             foreign.append(differing_share(hr, lr, test_set.scale))
         if keep:
             keep(pair, sr, hr)
+
+    pairs = test_set.pairs
+    bar = progress(pairs, desc=f"{test_set.name} x{test_set.scale}", unit="image") if keep else pairs
+    with Behind() as behind:
+        for pair, (hr, lr) in zip(bar, in_order(TestPair.read, pairs), strict=True):
+            start = time.perf_counter()
+            sr = upscale(lr)
+            behind(finish, pair, hr, lr, sr, time.perf_counter() - start)
     return Result(rows, mean_row(rows), fmean(foreign) if foreign else 0.0)
 
 

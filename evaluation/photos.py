@@ -9,6 +9,7 @@ from PIL import Image
 
 from common.errors import InputError
 from common.files import make_folder
+from common.overlap import Behind, in_order
 from common.progress import progress
 from dataset.images import Picture, list_images, read_picture, write_png
 from dataset.imresize import imresize
@@ -31,10 +32,11 @@ def upscale_photos(source: Path, folder: Path, upscale: Upscale) -> list[Path]:
         raise InputError(f"{min(clash)} is itself to be upscaled and would be overwritten: choose another --sample_dir")
     make_folder(folder)
     deep = 0
-    for file, out in progress(list(zip(files, written, strict=True)), desc=f"x{upscale.scale}", unit="image"):
-        picture = read_picture(file)
-        write_png(out, upscale_picture(picture, upscale))
-        deep += picture.converted == "16-bit"
+    bar = progress(written, desc=f"x{upscale.scale}", unit="image")
+    with Behind() as behind:
+        for out, picture in zip(bar, in_order(read_picture, files), strict=True):
+            behind(write_png, out, upscale_picture(picture, upscale))
+            deep += picture.converted == "16-bit"
     if deep:
         print(f"{deep} of 16 bits per channel came out with 8")
     return written

@@ -1,0 +1,46 @@
+"""Reading ahead and writing behind: in order, bounded, and no error is lost."""
+
+import threading
+
+import pytest
+
+from common.overlap import Behind, in_order
+
+
+def test_results_come_in_order_and_only_a_few_are_read_ahead():
+    read = []
+    results = in_order(lambda number: read.append(number) or number, range(100), workers=2)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    assert len(read) <= 3 + 4
+    results.close()
+    assert len(read) < 100
+
+
+def test_what_reading_raises_comes_at_its_place():
+    results = in_order(lambda number: 1 // number, [1, 0])
+    assert next(results) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_calls_behind_run_in_order_on_another_thread():
+    done = []
+    with Behind() as behind:
+        for number in range(20):
+            behind(lambda number=number: done.append((number, threading.current_thread())))
+    assert [number for number, _ in done] == list(range(20))
+    assert threading.current_thread() not in {thread for _, thread in done}
+
+
+def test_what_a_call_behind_raises_is_not_lost():
+    with pytest.raises(ZeroDivisionError), Behind() as behind:
+        behind(lambda: 1 // 0)
+
+
+def test_what_was_handed_over_is_done_though_the_block_fails():
+    done = []
+    with pytest.raises(KeyError), Behind() as behind:
+        for number in range(2):
+            behind(done.append, number)
+        raise KeyError
+    assert done == [0, 1]
