@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from common.device import available_memory, pick_device
-from common.errors import InputError, one_line
-from common.files import make_folder, whole_file
+from common.errors import InputError
+from common.files import make_folder
 from common.muon import MuonAndAdam
 from common.parallel import Crew
 from common.progress import progress
+from common.run_state import RunState
 from dataset.hdf5 import SCALES, read_hdf5
 from dataset.patches import PatchSampler
 from dataset.testset import MissingTestSetError, TestSet, open_test_set
@@ -37,17 +38,6 @@ from model.init import initialise
 LOSSES = {"MSE": nn.MSELoss, "L1": nn.L1Loss, "SmoothL1": nn.SmoothL1Loss}
 OPTIMIZERS = {"adam": torch.optim.Adam, "muon": MuonAndAdam}
 CUDA_CHECK_INTERVAL = 50  # steps between two looks at the loss, each of which waits for the GPU
-STATE = ("options", "images", "step", "seconds", "window", "net", "ema", "optimizer", "sampler", "random")
-SAME_RUN = (
-    "model",
-    "scale",
-    "group",
-    "patch_size",
-    "batch_size",
-    "seed",
-    "ema",
-    "optimizer",
-)  # --resume cannot change these
 
 
 def learning_rate(step: int, args: argparse.Namespace) -> float:
@@ -74,8 +64,10 @@ class Solver:
             )
         self.scales = SCALES if args.scale == 0 else (args.scale,)
         self.folder, self.step, self.seconds = Path(args.ckpt_dir), 0, 0.0
-        self.latest = self.folder / f"{args.ckpt_name}_latest.train.pt"
-        saved = self._find_run()
+        self.state = RunState(args)
+        saved = self.state.find()
+        if args.resume and not saved:
+            self._say(f"--resume: there is no {self.state.path} yet, so training starts at step 0")
 
         torch.manual_seed(args.seed)
         net = build_net(args.model, args.scale, multi_scale=args.scale == 0, group=args.group)
@@ -145,7 +137,7 @@ class Solver:
                 signal.signal(number, handler)
         self.crew.leave()
         if self._stopped_by:
-            self._say(f"stopped at step {self.step}: {self.latest} is saved, go on with --resume", sys.stderr)
+            self._say(f"stopped at step {self.step}: {self.state.path} is saved, go on with --resume", sys.stderr)
             sys.exit(128 + self._stopped_by)
         self._say(f"trained to step {self.step}: {self._weights_path()}")
 
@@ -234,7 +226,8 @@ class Solver:
             self._stopped_by = self._asked_to_stop or signal.SIGTERM
         for number, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                good = f"the last good state is {self.latest}" if self.latest.exists() else "nothing was saved before"
+                there = self.state.path.exists()
+                good = f"the last good state is {self.state.path}" if there else "nothing was saved before"
                 raise InputError(
                     f"the loss is {loss:.4g} and the gradient norm {norm:.4g} at step {first + number}: {good}; "
                     "try a lower --lr or --clip"
@@ -251,61 +244,15 @@ class Solver:
         return self.folder / f"{self.args.ckpt_name}_{self.step}.pth"
 
     def _save_latest(self) -> None:
-        if not self.crew.first:
-            return
-        state = {
-            "options": {name: getattr(self.args, name) for name in SAME_RUN},
-            "images": self.image_count,
-            "step": self.step,
-            "seconds": self.seconds,
-            "window": self._window,
-            "net": self.net.state_dict(),
-            "ema": self.ema_net.state_dict() if self.ema_net else None,
-            "optimizer": self.optimizer.state_dict(),
-            "sampler": self.sampler.state(),
-            "random": torch.get_rng_state(),
-        }
-        with whole_file(self.latest) as temporary:
-            torch.save(state, temporary)
-
-    def _find_run(self) -> dict | None:
-        """The saved state to go on from; None for a fresh start. `InputError` if a fresh start would overwrite a run."""
-        args = self.args
-        if not self.latest.exists():
-            if args.resume:
-                self._say(f"--resume: there is no {self.latest} yet, so training starts at step 0")
-            return None
-        if not args.resume:
-            raise InputError(
-                f"{self.latest} belongs to a run that stands there: go on with --resume, or choose another "
-                "--ckpt_dir or --ckpt_name"
-            )
-        try:
-            saved = torch.load(self.latest, map_location="cpu", weights_only=True)
-            options = {name: saved[name] for name in STATE}["options"]
-        except Exception as error:
-            what = f"{type(error).__name__}: {one_line(error)[:200]}"
-            raise InputError(f"{self.latest} cannot be read ({what}): move it away") from None
-        for name, value in options.items():
-            if getattr(args, name) != value:
-                raise InputError(f"--resume: the run in {self.folder} has --{name} {value}, not {getattr(args, name)}")
-        return saved
+        if self.crew.first:
+            counters = {"images": self.image_count, "step": self.step, "seconds": self.seconds, "window": self._window}
+            self.state.save(counters, self.net, self.ema_net, self.optimizer, self.sampler)
 
     def _restore(self, saved: dict) -> None:
-        if saved["images"] != self.image_count:
-            raise InputError(
-                f"--resume: the run in {self.folder} had {saved['images']} images, but {self.args.train_data_path} has "
-                f"{self.image_count}: give it the same --train_data_path"
-            )
-        self.net.load_state_dict(saved["net"])
-        if self.ema_net is not None:
-            self.ema_net.load_state_dict(saved["ema"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.sampler.restore(saved["sampler"])
-        torch.set_rng_state(saved["random"])
+        self.state.restore(saved, self.image_count, self.net, self.ema_net, self.optimizer, self.sampler)
         self.step, self.seconds = saved["step"], saved["seconds"]
         self._window = [tuple(pair) for pair in saved["window"]]
-        self._say(f"resumed {self.latest} at step {self.step}")
+        self._say(f"resumed {self.state.path} at step {self.step}")
 
     def _ask_to_stop(self, number: int, _frame: object) -> None:
         self._asked_to_stop = number

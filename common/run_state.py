@@ -1,0 +1,106 @@
+"""The state of a training run on disk, CKPT_DIR/CKPT_NAME_latest.train.pt: saving, finding and restoring it.
+
+It holds all that decides how training goes on: weights, averages, optimiser, position among the patches, random numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from common.errors import InputError, one_line
+from common.files import whole_file
+from common.muon import MuonAndAdam
+from dataset.patches import PatchSampler
+
+CONTENTS = ("options", "images", "step", "seconds", "window", "net", "ema", "optimizer", "sampler", "random")
+SAME_RUN = (
+    "model",
+    "scale",
+    "group",
+    "patch_size",
+    "batch_size",
+    "seed",
+    "ema",
+    "optimizer",
+)  # fixed by the first start
+
+
+class RunState:
+    """The file of one run and the parts of the run that go into it; `ema` is None without averaged weights."""
+
+    def __init__(self, args: argparse.Namespace):
+        self._args = args
+        self.path = Path(args.ckpt_dir) / f"{args.ckpt_name}_latest.train.pt"
+
+    def find(self) -> dict | None:
+        """What is saved there to go on from; None for a fresh start.
+
+        `InputError` if a fresh start would overwrite a run, or if the file is damaged or of a run with other options.
+        """
+        args = self._args
+        if not self.path.exists():
+            return None
+        if not args.resume:
+            raise InputError(
+                f"{self.path} belongs to a run that stands there: go on with --resume, or choose another "
+                "--ckpt_dir or --ckpt_name"
+            )
+        try:
+            saved = torch.load(self.path, map_location="cpu", weights_only=True)
+            options = {name: saved[name] for name in CONTENTS}["options"]
+        except Exception as error:
+            what = f"{type(error).__name__}: {one_line(error)[:200]}"
+            raise InputError(f"{self.path} cannot be read ({what}): move it away") from None
+        for name, value in options.items():
+            if getattr(args, name) != value:
+                raise InputError(
+                    f"--resume: the run in {self.path.parent} has --{name} {value}, not {getattr(args, name)}"
+                )
+        return saved
+
+    def save(
+        self,
+        counters: dict,
+        net: nn.Module,
+        ema: nn.Module | None,
+        optimizer: torch.optim.Optimizer | MuonAndAdam,
+        sampler: PatchSampler,
+    ) -> None:
+        """Writes all of it, whole or not at all. `counters`: plain values, "images", "step", "seconds" and "window"."""
+        state = {
+            "options": {name: getattr(self._args, name) for name in SAME_RUN},
+            **counters,
+            "net": net.state_dict(),
+            "ema": ema.state_dict() if ema else None,
+            "optimizer": optimizer.state_dict(),
+            "sampler": sampler.state(),
+            "random": torch.get_rng_state(),
+        }
+        with whole_file(self.path) as temporary:
+            torch.save(state, temporary)
+
+    def restore(
+        self,
+        saved: dict,
+        images: int,
+        net: nn.Module,
+        ema: nn.Module | None,
+        optimizer: torch.optim.Optimizer | MuonAndAdam,
+        sampler: PatchSampler,
+    ) -> None:
+        """Puts what `find` gave into the parts. `InputError` if the training set has another number of images."""
+        if saved["images"] != images:
+            raise InputError(
+                f"--resume: the run in {self.path.parent} had {saved['images']} images, but "
+                f"{self._args.train_data_path} has {images}: give it the same --train_data_path"
+            )
+        net.load_state_dict(saved["net"])
+        if ema is not None:
+            ema.load_state_dict(saved["ema"])
+        optimizer.load_state_dict(saved["optimizer"])
+        sampler.restore(saved["sampler"])
+        torch.set_rng_state(saved["random"])
