@@ -18,7 +18,7 @@ from typing import TextIO
 import torch
 from torch import Tensor, nn
 
-from common.device import available_memory, pick_device
+from common.device import available_memory
 from common.errors import InputError
 from common.files import make_folder
 from common.muon import MuonAndAdam
@@ -54,9 +54,8 @@ class Solver:
     Raises `InputError` for flags, data or checkpoints that do not fit together, before anything is written.
     """
 
-    def __init__(self, args: argparse.Namespace):
-        self.args = args
-        self.crew = Crew(pick_device(args.device))
+    def __init__(self, args: argparse.Namespace, crew: Crew):
+        self.args, self.crew = args, crew
         self.device = self.crew.device
         if args.batch_size < self.crew.count:
             raise InputError(

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import torch
 
+from common.device import pick_device
 from common.errors import InputError, run_command
-from common.parallel import launch, launched
+from common.parallel import Crew, launch, launched
+from common.run_lock import run_lock
 from dataset.hdf5 import SCALES
 from model.init import INITS
 from solver import LOSSES, OPTIMIZERS, Solver
@@ -98,7 +100,9 @@ def main() -> None:
     args = parse_flags()
     if args.num_gpu > 1 and not launched():
         sys.exit(launch(__file__, sys.argv[1:], args.num_gpu))
-    Solver(args).fit()
+    crew = Crew(pick_device(args.device))
+    with crew.first_holds(run_lock(Path(args.ckpt_dir), args.ckpt_name)):
+        Solver(args, crew).fit()
 
 
 if __name__ == "__main__":

@@ -10,14 +10,15 @@ import logging
 import os
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from common.errors import InputError
+from common.errors import InputError, one_line
 
 Item = TypeVar("Item")
 
@@ -105,6 +106,20 @@ class Crew:
         parts: list[list[Item]] = [[] for _ in range(self.count)]
         dist.all_gather_object(parts, items)
         return [item for part in parts for item in part]
+
+    @contextmanager
+    def first_holds(self, lock: AbstractContextManager) -> Iterator[None]:
+        """The first process holds `lock` for all; where it cannot, all raise its `InputError`."""
+        refusal = ""
+        with ExitStack() as stack:
+            if self.first:
+                try:
+                    stack.enter_context(lock)
+                except (InputError, OSError) as error:
+                    refusal = one_line(error)
+            if refusal := self.gather([refusal])[0]:
+                raise InputError(refusal)
+            yield
 
     def leave(self) -> None:
         """Ends the connection between the processes."""

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from common.errors import InputError, one_line
-from common.files import whole_file
+from common.files import PatientFile, whole_file
 from common.muon import MuonAndAdam
 from dataset.patches import PatchSampler
 
@@ -80,8 +80,8 @@ class RunState:
             "sampler": sampler.state(),
             "random": torch.get_rng_state(),
         }
-        with whole_file(self.path) as temporary:
-            torch.save(state, temporary)
+        with whole_file(self.path) as temporary, PatientFile(temporary) as file:
+            torch.save(state, file)
 
     def restore(
         self,

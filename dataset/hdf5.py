@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from common.errors import InputError, one_line
-from common.files import whole_file
+from common.files import PatientFile, whole_file
 
 SCALES = (2, 3, 4)
 
@@ -42,8 +42,9 @@ class TrainingImages:
 
 def write_hdf5(path: Path, pairs: Iterable[tuple[np.ndarray, dict[int, np.ndarray]]]) -> None:
     """Writes (HR, {scale: LR}) one after the other; `path` appears only when all are written."""
-    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+    with whole_file(path) as temporary, PatientFile(temporary) as plain, h5py.File(plain, "w") as file:
         for number, (hr, lrs) in enumerate(pairs):
+            plain.check()
             file.create_dataset(f"HR/{number}", data=hr)
             for scale, lr in lrs.items():
                 file.create_dataset(f"X{scale}/{number}", data=lr)

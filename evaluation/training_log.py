@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from common.files import whole_file
+from common.files import room_for, whole_file
+from common.locks import locked
 
 
 class TrainingLog:
@@ -24,8 +27,20 @@ class TrainingLog:
 
     def write(self, step: int, values: dict) -> None:
         """Appends one line: the run's name, the step and `values` (numbers, or {"x2": {"psnr": ...}} for validation)."""
-        with open(self._path, "a") as file:
-            file.write(json.dumps({"run": self._name, "step": step, **values}) + "\n")
+        with room_for(self._path):
+            with locked(self._path.parent):
+                _append(self._path, json.dumps({"run": self._name, "step": step, **values}) + "\n")
+            self._draw(step, values)
+
+    def picture(self, step: int, sr: np.ndarray) -> None:
+        """One SR image, uint8 HxWx3, for TensorBoard."""
+        self._board.add_image("SR", sr, step, dataformats="HWC")
+
+    def close(self) -> None:
+        with suppress(OSError):  # a full disk was said when the line was written
+            self._board.close()
+
+    def _draw(self, step: int, values: dict) -> None:
         for key, value in values.items():
             for scale, figures in value.items() if isinstance(value, dict) else ():
                 for name, figure in figures.items():
@@ -34,16 +49,12 @@ class TrainingLog:
                 self._board.add_scalar(key, value, step)
         self._board.flush()
 
-    def picture(self, step: int, sr: np.ndarray) -> None:
-        """One SR image, uint8 HxWx3, for TensorBoard."""
-        self._board.add_image("SR", sr, step, dataformats="HWC")
-
-    def close(self) -> None:
-        self._board.close()
-
     def _keep_until(self, step: int) -> None:
-        if not self._path.is_file():
-            return
+        if self._path.is_file():
+            with locked(self._path.parent):  # runs of other names may write to the same log
+                self._drop_after(step)
+
+    def _drop_after(self, step: int) -> None:
         kept = []
         for line in self._path.read_text().splitlines():
             try:
@@ -57,3 +68,16 @@ class TrainingLog:
                 kept.append(line + "\n")
         with whole_file(self._path) as temporary:
             temporary.write_text("".join(kept))
+
+
+def _append(path: Path, line: str) -> None:
+    """Adds a whole line or, where the disk is full, nothing."""
+    with open(path, "ab", buffering=0) as file:
+        size, rest = file.tell(), memoryview(line.encode())
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise

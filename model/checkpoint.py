@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from common.errors import InputError, one_line, run_command
-from common.files import whole_file
+from common.files import PatientFile, whole_file
 from model import build_net, net_class
 
 State = dict[str, Tensor]
@@ -176,9 +176,10 @@ def save_state(state: State, path: Path | str) -> None:
     state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     with whole_file(path) as temporary:
         if Path(path).suffix == ".safetensors":
-            save_file(state, temporary)
+            temporary.write_bytes(save(state))
         else:
-            torch.save(state, temporary)
+            with PatientFile(temporary) as file:
+                torch.save(state, file)
 
 
 def _torch_load(path: Path) -> object:

@@ -340,8 +340,8 @@ def test_save_state_keeps_the_earlier_file_when_it_fails(monkeypatch, tmp_path):
     path = tmp_path / "weights.pth"
     save_state({"a": torch.ones(3)}, path)
 
-    def full_disk(_, temporary):
-        Path(temporary).write_bytes(b"half a file")
+    def full_disk(_, file):
+        file.write(b"half a file")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)

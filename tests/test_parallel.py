@@ -132,4 +132,5 @@ def test_torchrun_with_more_processes_than_patches_is_refused(data, tmp_path, re
     monkeypatch.setattr("torch.distributed.init_process_group", lambda backend: None)
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 9)
     monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
+    monkeypatch.setattr(Crew, "gather", lambda crew, items: items)
     refused("too small for 9 processes", "train.py", *data, *FLAGS, "--ckpt_dir", tmp_path / "run")

@@ -1,0 +1,85 @@
+"""One training run at a time per name in a folder: the second is told who the first is.
+
+The lock file says who holds it, the kernel whether he still does, so that a crashed run blocks nobody. On a file system
+without locks the file is believed as long as its process lives; of another machine's process that cannot be known.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from common.errors import InputError
+from common.files import used_folder
+from common.locks import try_lock
+
+
+@contextmanager
+def run_lock(folder: Path, name: str) -> Iterator[None]:
+    """Holds `folder`/`name`.lock, which says who does. `InputError` names the process that holds it already.
+
+    `folder` is made; the lock file is gone afterwards, and so is a new folder in which nothing was written.
+    """
+    path = folder / f"{name}.lock"
+    with used_folder(folder):
+        handle = _take(path, name)
+        try:
+            with suppress(OSError):  # a full disk: the lock itself is held all the same
+                _write(handle)
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(handle)
+
+
+def _take(path: Path, name: str) -> int:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        ours = try_lock(handle)
+        holder = _read(handle)
+        if ours is None:
+            ours = not _lives(holder)
+        if ours and os.fstat(handle).st_nlink:
+            return handle
+        os.close(handle)
+        if not ours:
+            who = f"process {holder['pid']} on {holder['host']}, since {holder['start']}" if holder else "a new process"
+            raise InputError(
+                f"{path.parent} has a run called {name} that is still going on ({who}; {path}): wait for it or stop it, "
+                "or choose another --ckpt_name or --ckpt_dir"
+            )
+
+
+def _write(handle: int) -> None:
+    start = datetime.now().astimezone().isoformat(timespec="seconds")
+    about = {"host": socket.gethostname(), "pid": os.getpid(), "start": start}
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, (json.dumps(about) + "\n").encode(), 0)
+
+
+def _read(handle: int) -> dict | None:
+    try:
+        holder = json.loads(os.pread(handle, 4096, 0))
+        return {"host": str(holder["host"]), "pid": int(holder["pid"]), "start": str(holder["start"])}
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _lives(holder: dict | None) -> bool:
+    """Whether the process may still be there: of another machine that cannot be known."""
+    if holder is None:
+        return False
+    if holder["host"] != socket.gethostname():
+        return True
+    try:
+        os.kill(holder["pid"], 0)
+    except PermissionError:  # another user's
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True

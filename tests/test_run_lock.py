@@ -1,0 +1,111 @@
+"""Two runs never write to one place: the second is told who the first is, and a crashed run blocks nobody."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from common.errors import InputError
+from common.run_lock import run_lock
+
+HOLD = "import sys, time; from pathlib import Path; from common.run_lock import run_lock\n"
+HOLD += "with run_lock(Path(sys.argv[1]), 'run'): print('held', flush=True); time.sleep(600)"
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another process that holds the lock of "run" in tmp_path/runs."""
+    words = [sys.executable, "-c", HOLD, str(tmp_path / "runs")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def no_flock(monkeypatch):
+    """As on a file system without locks."""
+
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+def test_the_second_run_is_told_who_the_first_is(refused, other, tmp_path):
+    line = refused("a run called run that is still going on", "train.py", *flags(tmp_path), "--resume")
+    assert f"process {other.pid} on {socket.gethostname()}" in line and "--ckpt_name" in line
+    assert json.loads((tmp_path / "runs/run.lock").read_text())["pid"] == other.pid
+    assert os.listdir(tmp_path / "runs") == ["run.lock"]
+
+
+def test_several_processes_are_refused_with_one_line_too(other, tmp_path):
+    words = ["train.py", *flags(tmp_path), "--num_gpu", 2, "--batch_size", 2]
+    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, cwd=ROOT, timeout=240)
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2 and len(lines) == 1 and f"process {other.pid}" in lines[0], done
+    assert "Traceback" not in done.stderr
+
+
+def test_a_killed_run_blocks_nobody(other, tmp_path):
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    assert (tmp_path / "runs/run.lock").exists()
+    with run_lock(tmp_path / "runs", "run"):
+        assert json.loads((tmp_path / "runs/run.lock").read_text())["pid"] == os.getpid()
+    assert not (tmp_path / "runs/run.lock").exists()
+
+
+def test_runs_of_other_names_may_share_the_folder(other, tmp_path):
+    with run_lock(tmp_path / "runs", "another"):
+        assert sorted(os.listdir(tmp_path / "runs")) == ["another.lock", "run.lock"]
+
+
+@pytest.mark.parametrize("content", ["", "not JSON", '{"host": 1}', '{"host": "elsewhere", "pid": 1, "start": "then"}'])
+def test_what_stands_in_a_file_that_nobody_holds_does_not_matter(tmp_path, content):
+    (tmp_path / "run.lock").write_text(content)
+    with run_lock(tmp_path, "run"):
+        assert json.loads((tmp_path / "run.lock").read_text())["pid"] == os.getpid()
+
+
+def test_a_new_folder_in_which_nothing_was_written_goes_again(tmp_path):
+    with run_lock(tmp_path / "a/b", "run"):
+        assert (tmp_path / "a/b/run.lock").exists()
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_lock_file_that_leads_elsewhere_is_not_followed(tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/run.lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="symbolic links"), run_lock(tmp_path / "runs", "run"):
+        pass
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+@pytest.mark.usefixtures("no_flock")
+@pytest.mark.parametrize(
+    ("host", "pid", "free"), [(None, os.getppid(), False), (None, 2**22 + 1, True), ("elsewhere", 1, False)]
+)
+def test_without_locks_the_file_is_believed_while_its_process_lives(tmp_path, host, pid, free):
+    holder = {"host": host or socket.gethostname(), "pid": pid, "start": "then"}
+    (tmp_path / "run.lock").write_text(json.dumps(holder))
+    if free:
+        with run_lock(tmp_path, "run"):
+            return
+    with pytest.raises(InputError, match=f"process {pid} on"), run_lock(tmp_path, "run"):
+        pass
+
+
+def flags(folder) -> list:
+    where = ["--ckpt_dir", folder / "runs", "--ckpt_name", "run", "--train_data_path", folder / "none.h5"]
+    return [*where, "--device", "cpu"]
