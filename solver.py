@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from common.device import available_memory
 from common.errors import InputError
 from common.files import make_folder
+from common.guard import KeptBuffers, careful_average, careful_step, marked
 from common.muon import MuonAndAdam
 from common.parallel import Crew
 from common.progress import progress
@@ -37,6 +38,7 @@ from model.init import initialise
 
 LOSSES = {"MSE": nn.MSELoss, "L1": nn.L1Loss, "SmoothL1": nn.SmoothL1Loss}
 OPTIMIZERS = {"adam": torch.optim.Adam, "muon": MuonAndAdam}
+MOST_SKIPPED_IN_A_ROW = 10  # steps without finite gradients, after which a run is given up
 CUDA_CHECK_INTERVAL = 50  # steps between two looks at the loss, each of which waits for the GPU
 
 
@@ -77,13 +79,14 @@ class Solver:
         self._forward = self.crew.wrap(self.net, unused=args.scale == 0)
         self.ema_net = copy.deepcopy(self.net).requires_grad_(False) if args.ema else None
         self.parameters = [weight for weight in self.net.parameters() if weight.requires_grad]
-        fused = self.device.type in ("cpu", "cuda")
-        self.optimizer = OPTIMIZERS[args.optimizer](self.parameters, args.lr, fused=fused)
+        self.fused = self.device.type in ("cpu", "cuda")
+        self.optimizer = OPTIMIZERS[args.optimizer](self.parameters, args.lr, fused=self.fused)
         self.loss_fn = LOSSES[args.loss_fn]()
         self.sampler = self._make_sampler()
         self.test_sets = self._open_test_sets()
         self._pending: list[tuple[Tensor, Tensor]] = []  # losses and gradient norms not looked at yet
         self._window: list[tuple[float, float]] = []  # those since the last line of the log
+        self._skipped_in_a_row = self._saved_step = 0
         self._asked_to_stop = 0  # the signal, seen by this process
         self._stopped_by = 0  # the signal, once all processes know
         if saved:
@@ -136,16 +139,23 @@ class Solver:
                 signal.signal(number, handler)
         self.crew.leave()
         if self._stopped_by:
-            self._say(f"stopped at step {self.step}: {self.state.path} is saved, go on with --resume", sys.stderr)
+            saved = (
+                f"{self.state.path} is saved as of step {self._saved_step}" if self._saved_step else "nothing is saved"
+            )
+            self._say(f"stopped at step {self.step}: {saved}, go on with --resume", sys.stderr)
             sys.exit(128 + self._stopped_by)
         self._say(f"trained to step {self.step}: {self._weights_path()}")
 
     def train_step(self) -> tuple[Tensor, Tensor]:
-        """One step on one batch; returns the loss and the gradient norm before clipping, on the device."""
+        """One step on one batch; returns the loss and the gradient norm before clipping, on the device.
+
+        If the norm is not finite, the step has changed nothing: see `common/guard.py`.
+        """
         args = self.args
         batch = self.sampler.next()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, args)
+        buffers = KeptBuffers(self.net)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=args.precision == "bf16"):
             sr = self._forward(batch.lr, batch.scale)
         if sr.shape != batch.hr.shape:
@@ -157,38 +167,44 @@ class Solver:
         share = len(batch.lr) / args.batch_size  # of this process; the gradients' mean over all is then the batch's
         loss = loss * share * self.crew.count
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        marked(loss).backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, args.clip if args.clip > 0 else math.inf)
-        self.optimizer.step()
+        good = norm.isfinite()
+        careful_step(self.optimizer, good, self.fused)
+        buffers.put_back_unless(good)
         if self.ema_net is not None:
             decay = min(args.ema, (1 + self.step) / (10 + self.step))
-            with torch.no_grad():
-                torch._foreach_lerp_(list(self.ema_net.parameters()), list(self.net.parameters()), 1 - decay)
-                for average, value in zip(self.ema_net.buffers(), self.net.buffers(), strict=True):
-                    average.copy_(value)  # running statistics of batch normalisation, in networks of others
+            careful_average(self.ema_net, self.net, 1 - decay, good)
         self.step += 1
         return loss.detach(), norm
 
     # --- once per interval ----------------------------------------------------------------------------------------------
 
     def _finish_interval(self, rate: float) -> None:
-        losses, norms = zip(*self._window, strict=True)
+        good = [(loss, norm) for loss, norm in self._window if math.isfinite(norm)]
+        skipped = len(self._window) - len(good)
+        loss, norm = (sum(each) / len(good) for each in zip(*good, strict=True)) if good else (None, None)
         values = {
-            "loss": sum(losses) / len(losses),
-            "grad_norm": sum(norms) / len(norms),
+            "loss": loss,
+            "grad_norm": norm,
             "lr": learning_rate(self.step - 1, self.args),
             "images_per_second": round(rate, 2),
             "seconds": round(self.seconds, 1),
         }
         self._window = []
-        line = f"step {self.step}: loss {values['loss']:.5f}"
-        if self.test_sets:
+        line = f"step {self.step}: loss {math.nan if loss is None else loss:.5f}"
+        if skipped:
+            values["skipped"] = skipped
+            line += f", {skipped} steps skipped, their gradients were not finite"
+        sound = not self._skipped_in_a_row  # or else the weights may be the reason: nothing good is overwritten by them
+        if self.test_sets and sound:
             values["validation"] = self.validate()
             line += "".join(f", {at} {q['psnr']:.2f}/{q['ssim']:.4f}" for at, q in values["validation"].items())
         if self.crew.first:
             self._bar.write(line)
             self._log.write(self.step, values)
-            save_state((self.ema_net or self.net).state_dict(), self._weights_path())
+            if sound or self.step == self.args.max_steps:
+                save_state((self.ema_net or self.net).state_dict(), self._weights_path())
         self._save_latest()
 
     def validate(self) -> dict[str, dict[str, float]]:
@@ -209,7 +225,7 @@ class Solver:
         return figures
 
     def _look_at_losses(self) -> None:
-        """Moves pending losses and norms to the host. `InputError` if one is not finite: nothing is saved after that.
+        """Moves pending losses and norms to the host. `InputError` if too many steps in a row were skipped.
 
         The processes add up their shares of the losses, and learn whether one of them was asked to stop.
         """
@@ -224,14 +240,15 @@ class Solver:
         if asked:
             self._stopped_by = self._asked_to_stop or signal.SIGTERM
         for number, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
-            if not (math.isfinite(loss) and math.isfinite(norm)):
+            self._window.append((loss, norm))
+            self._skipped_in_a_row = 0 if math.isfinite(norm) else self._skipped_in_a_row + 1
+            if self._skipped_in_a_row > MOST_SKIPPED_IN_A_ROW:
                 there = self.state.path.exists()
                 good = f"the last good state is {self.state.path}" if there else "nothing was saved before"
                 raise InputError(
-                    f"the loss is {loss:.4g} and the gradient norm {norm:.4g} at step {first + number}: {good}; "
-                    "try a lower --lr or --clip"
+                    f"the loss is {loss:.4g} and the gradient norm {norm:.4g} at step {first + number}, the "
+                    f"{self._skipped_in_a_row}th in a row that is not finite: {good}; try a lower --lr or --clip"
                 )
-            self._window.append((loss, norm))
 
     def _say(self, line: str, file: TextIO | None = None) -> None:
         if self.crew.first:
@@ -243,13 +260,16 @@ class Solver:
         return self.folder / f"{self.args.ckpt_name}_{self.step}.pth"
 
     def _save_latest(self) -> None:
-        if self.crew.first:
-            counters = {"images": self.image_count, "step": self.step, "seconds": self.seconds, "window": self._window}
-            self.state.save(counters, self.net, self.ema_net, self.optimizer, self.sampler)
+        if not self.crew.first or self._skipped_in_a_row:
+            return
+        counters = {"images": self.image_count, "step": self.step, "seconds": self.seconds, "window": self._window}
+        self.state.save(counters, self.net, self.ema_net, self.optimizer, self.sampler)
+        self._saved_step = self.step
 
     def _restore(self, saved: dict) -> None:
         self.state.restore(saved, self.image_count, self.net, self.ema_net, self.optimizer, self.sampler)
         self.step, self.seconds = saved["step"], saved["seconds"]
+        self._saved_step = self.step
         self._window = [tuple(pair) for pair in saved["window"]]
         self._say(f"resumed {self.state.path} at step {self.step}")
 

@@ -19,7 +19,12 @@ LEAST_SIDE = 16  # convolutions from or to RGB are no mixing of channels: Adam's
 
 
 class Muon(torch.optim.Optimizer):
-    """Updates convolution weights O x I x KH x KW, each seen as the matrix O x (I KH KW). Other shapes: `ValueError`."""
+    """Updates convolution weights O x I x KH x KW, each seen as the matrix O x (I KH KW). Other shapes: `ValueError`.
+
+    `found_inf`: 1 makes the next step change nothing, 0 or None lets it be; PyTorch's fused optimisers know the same.
+    """
+
+    found_inf: Tensor | None = None
 
     def __init__(self, parameters: list[nn.Parameter], lr: float, momentum: float = 0.95):
         if any(weight.ndim != 4 for weight in parameters):
@@ -40,10 +45,15 @@ class Muon(torch.optim.Optimizer):
     def _step_alike(self, pairs: list[tuple[nn.Parameter, Tensor]], lr: float, momentum: float) -> None:
         weights, gradients = zip(*pairs, strict=True)
         averages = [self._average(weight) for weight in weights]
+        if self.found_inf is not None:  # a gradient that is the average leaves it as it is
+            bad = self.found_inf.bool()
+            gradients = [torch.where(bad, old, new) for old, new in zip(averages, gradients, strict=True)]
         torch._foreach_lerp_(averages, gradients, 1 - momentum)
         ahead = torch._foreach_lerp(gradients, averages, momentum)  # Nesterov's
         matrices = orthogonal(torch.stack([each.flatten(1) for each in ahead]))
         size = lr * RMS * max(matrices.shape[-2:]) ** 0.5
+        if self.found_inf is not None:
+            matrices = matrices * (1 - self.found_inf)
         for weight, matrix in zip(weights, matrices, strict=True):
             weight.sub_(matrix.view(weight.shape), alpha=size)
 
@@ -71,6 +81,16 @@ class MuonAndAdam:
     def param_groups(self) -> list[dict]:
         """The groups of both; setting "lr" in them sets the rate."""
         return [group for part in self.parts.values() for group in part.param_groups]
+
+    @property
+    def found_inf(self) -> Tensor | None:
+        """1: the next step of both changes nothing."""
+        return getattr(next(iter(self.parts.values())), "found_inf", None)
+
+    @found_inf.setter
+    def found_inf(self, value: Tensor | None) -> None:
+        for part in self.parts.values():
+            part.found_inf = value
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forgets the gradients."""

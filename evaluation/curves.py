@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +46,7 @@ class Run:
         for scale, figures in entry.get("validation", {}).items():
             self.psnr.setdefault(scale, {})[len(self.steps)] = float(figures["psnr"])
         self.hours.append(float(entry["seconds"]) / 3600)
-        self.loss.append(float(entry["loss"]))
+        self.loss.append(math.nan if entry["loss"] is None else float(entry["loss"]))  # None: all steps were skipped
         self.lr.append(float(entry["lr"]))
         self.steps.append(int(entry["step"]))
 
