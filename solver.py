@@ -18,6 +18,7 @@ from typing import TextIO
 import torch
 from torch import Tensor, nn
 
+from common.compiled import compiled
 from common.device import available_memory
 from common.errors import InputError
 from common.files import make_folder
@@ -27,7 +28,7 @@ from common.parallel import Crew
 from common.progress import progress
 from common.run_state import RunState
 from dataset.hdf5 import SCALES, read_hdf5
-from dataset.patches import PatchSampler
+from dataset.patches import Batch, PatchSampler
 from dataset.testset import MissingTestSetError, TestSet, open_test_set
 from evaluation.benchmark import evaluate, mean_row
 from evaluation.inference import BicubicUpscaler, NetworkUpscaler
@@ -76,7 +77,8 @@ class Solver:
         if args.pretrained and not saved:
             self._say(load_matching(net, args.pretrained))
         self.net = net.to(self.device).to(memory_format=torch.channels_last)
-        self._forward = self.crew.wrap(self.net, unused=args.scale == 0)
+        self._replica = self.crew.wrap(self.net, unused=args.scale == 0)
+        self._forward = compiled(self._replica) if args.compile else self._replica
         self.ema_net = copy.deepcopy(self.net).requires_grad_(False) if args.ema else None
         self.parameters = [weight for weight in self.net.parameters() if weight.requires_grad]
         self.fused = self.device.type in ("cpu", "cuda")
@@ -156,18 +158,8 @@ class Solver:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, args)
         buffers = KeptBuffers(self.net)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=args.precision == "bf16"):
-            sr = self._forward(batch.lr, batch.scale)
-        if sr.shape != batch.hr.shape:
-            raise InputError(
-                f"model/{args.model}.py made {tuple(sr.shape)} of {tuple(batch.lr.shape)} at scale {batch.scale}, not "
-                f"{tuple(batch.hr.shape)}"
-            )
-        loss = self.loss_fn(sr.float(), batch.hr)
-        share = len(batch.lr) / args.batch_size  # of this process; the gradients' mean over all is then the batch's
-        loss = loss * share * self.crew.count
         self.optimizer.zero_grad(set_to_none=True)
-        marked(loss).backward()
+        loss = self._backward(batch)
         norm = nn.utils.clip_grad_norm_(self.parameters, args.clip if args.clip > 0 else math.inf)
         good = norm.isfinite()
         careful_step(self.optimizer, good, self.fused)
@@ -176,7 +168,27 @@ class Solver:
             decay = min(args.ema, (1 + self.step) / (10 + self.step))
             careful_average(self.ema_net, self.net, 1 - decay, good)
         self.step += 1
-        return loss.detach(), norm
+        return loss, norm
+
+    def _backward(self, batch: Batch) -> Tensor:
+        """Leaves the gradients of the batch's loss, in `--accumulate` parts one after the other; returns the loss."""
+        args, total = self.args, torch.zeros((), device=self.device)
+        size = math.ceil(len(batch.lr) / args.accumulate)
+        parts = list(zip(batch.lr.split(size), batch.hr.split(size), strict=True))
+        for number, (lr, hr) in enumerate(parts, 1):
+            with self.crew.exchange(self._replica, now=number == len(parts)):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=args.precision == "bf16"):
+                    sr = self._forward(lr, batch.scale)
+                if sr.shape != hr.shape:
+                    raise InputError(
+                        f"model/{args.model}.py made {tuple(sr.shape)} of {tuple(lr.shape)} at scale {batch.scale}, not "
+                        f"{tuple(hr.shape)}"
+                    )
+                share = len(lr) / args.batch_size  # the gradients' mean over the processes is then the batch's
+                loss = self.loss_fn(sr.float(), hr) * share * self.crew.count
+                marked(loss).backward()
+            total += loss.detach()
+        return total
 
     # --- once per interval ----------------------------------------------------------------------------------------------
 
@@ -184,7 +196,7 @@ class Solver:
         good = [(loss, norm) for loss, norm in self._window if math.isfinite(norm)]
         skipped = len(self._window) - len(good)
         loss, norm = (sum(each) / len(good) for each in zip(*good, strict=True)) if good else (None, None)
-        values = {
+        values: dict[str, object] = {
             "loss": loss,
             "grad_norm": norm,
             "lr": learning_rate(self.step - 1, self.args),
@@ -198,8 +210,8 @@ class Solver:
             line += f", {skipped} steps skipped, their gradients were not finite"
         sound = not self._skipped_in_a_row  # or else the weights may be the reason: nothing good is overwritten by them
         if self.test_sets and sound:
-            values["validation"] = self.validate()
-            line += "".join(f", {at} {q['psnr']:.2f}/{q['ssim']:.4f}" for at, q in values["validation"].items())
+            values["validation"] = validated = self.validate()
+            line += "".join(f", {at} {q['psnr']:.2f}/{q['ssim']:.4f}" for at, q in validated.items())
         if self.crew.first:
             self._bar.write(line)
             self._log.write(self.step, values)

@@ -60,6 +60,12 @@ def parse_flags() -> argparse.Namespace:
     run.add_argument("--val_data_dir", default="dataset/Set5", help="test set for validation")
     run.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to train")
     run.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast, weights stay fp32")
+    run.add_argument(
+        "--accumulate", type=positive, default=1, help="parts of a batch, one after the other: less memory"
+    )
+    run.add_argument(
+        "--compile", action="store_true", help="through TorchInductor: slow to start, then faster on a GPU"
+    )
     run.add_argument("--preload", choices=("auto", "device", "host"), default="auto", help="where the images lie")
     args = parser.parse_args()
     check(args)
@@ -73,6 +79,11 @@ def check(args: argparse.Namespace) -> None:
     if args.batch_size < args.num_gpu:
         raise InputError(
             f"--batch_size {args.batch_size} is the whole batch: it must be at least --num_gpu {args.num_gpu}"
+        )
+    if args.batch_size // args.num_gpu < args.accumulate:
+        raise InputError(
+            f"--accumulate {args.accumulate} divides the patches of each process, which are --batch_size "
+            f"{args.batch_size} / --num_gpu {args.num_gpu}: use a smaller one"
         )
     if args.num_gpu > 1 and args.device in ("auto", "cuda") and 0 < torch.cuda.device_count() < args.num_gpu:
         raise InputError(f"--num_gpu {args.num_gpu}: this machine has {torch.cuda.device_count()}")

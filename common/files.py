@@ -10,9 +10,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.errors import InputError
 from common.locks import try_lock
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 UNFINISHED = ".unfinished_"  # how names of what is being written begin
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -82,7 +86,7 @@ class PatientFile(io.FileIO):
         super().__init__(path, "w+")
         self._failure: OSError | None = None
 
-    def write(self, data) -> int:
+    def write(self, data: ReadableBuffer) -> int:
         rest = memoryview(data).cast("B")
         try:
             while rest and not self._failure:
@@ -96,7 +100,7 @@ class PatientFile(io.FileIO):
         if self._failure:
             raise self._failure
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
         self.check()
 

@@ -20,7 +20,8 @@ def marked(loss: Tensor) -> Tensor:
 def careful_step(optimizer: torch.optim.Optimizer | MuonAndAdam, good: Tensor, fused: bool) -> None:
     """`optimizer.step()` if `good`, a bool on the device, is true. Those not `fused` wait for it."""
     if fused:
-        optimizer.found_inf = 1 - good.float()  # as PyTorch's GradScaler tells a fused optimiser
+        # as PyTorch's GradScaler tells a fused optimiser, by an attribute without a declaration
+        optimizer.found_inf = 1 - good.float()  # type: ignore[union-attr]
         optimizer.step()
     elif good:
         optimizer.step()
@@ -29,8 +30,9 @@ def careful_step(optimizer: torch.optim.Optimizer | MuonAndAdam, good: Tensor, f
 @torch.no_grad()
 def careful_average(average: nn.Module, net: nn.Module, weight: float, good: Tensor) -> None:
     """Moves the parameters of `average` towards those of `net` by `weight`, if `good`; buffers are copied."""
-    averages = list(average.parameters())
-    towards = torch._foreach_sub(list(net.parameters()), averages)
+    averages: list[Tensor] = list(average.parameters())
+    new_weights: list[Tensor] = list(net.parameters())
+    towards = torch._foreach_sub(new_weights, averages)
     torch._foreach_mul_(towards, weight * good.float())
     torch._foreach_add_(averages, towards)
     for old, new in zip(average.buffers(), net.buffers(), strict=True):

@@ -43,7 +43,8 @@ class Muon(torch.optim.Optimizer):
                 self._step_alike(alike, group["lr"], group["momentum"])
 
     def _step_alike(self, pairs: list[tuple[nn.Parameter, Tensor]], lr: float, momentum: float) -> None:
-        weights, gradients = zip(*pairs, strict=True)
+        weights = [weight for weight, _ in pairs]
+        gradients = [gradient for _, gradient in pairs]
         averages = [self._average(weight) for weight in weights]
         if self.found_inf is not None:  # a gradient that is the average leaves it as it is
             bad = self.found_inf.bool()
@@ -90,7 +91,7 @@ class MuonAndAdam:
     @found_inf.setter
     def found_inf(self, value: Tensor | None) -> None:
         for part in self.parts.values():
-            part.found_inf = value
+            part.found_inf = value  # type: ignore[attr-defined]  # a protocol of PyTorch's without a declaration
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forgets the gradients."""

@@ -11,12 +11,13 @@ import os
 import sys
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import TypeVar
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import InputError, one_line
 
@@ -91,7 +92,11 @@ class Crew:
         if self.count == 1:
             return net
         device_ids = [self.device] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(net, device_ids=device_ids, find_unused_parameters=unused)
+        return DistributedDataParallel(net, device_ids=device_ids, find_unused_parameters=unused)
+
+    def exchange(self, replica: nn.Module, now: bool) -> AbstractContextManager:
+        """Around a forward and a backward pass: whether the gradients are averaged over the processes `now` or later."""
+        return nullcontext() if now or self.count == 1 else cast(DistributedDataParallel, replica).no_sync()
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over the processes, everywhere."""

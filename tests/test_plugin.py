@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 
 import pytest
+import torch
 
 import model
 from model.checkpoint import read_state
@@ -62,6 +64,19 @@ def train(command, pictures, tmp_path):
         return command("train.py", *names, *where, *SMALL, *flags)
 
     return run
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+def test_a_compiled_network_trains_the_same(plug_in, train, tmp_path, monkeypatch):
+    plug_in("guest", GUEST)
+    assert train("--scale", 2).code == 0
+    eager = read_state(tmp_path / "run/guest_3.pth")
+    assert train("--scale", 2, "--compile", "--ckpt_dir", tmp_path / "compiled").code == 0
+    compiled = read_state(tmp_path / "compiled/guest_3.pth")
+    assert all(torch.allclose(eager[name], compiled[name], atol=1e-5) for name in eager)
+    monkeypatch.setattr(shutil, "which", lambda *_: None)
+    outcome = train("--scale", 2, "--compile", "--ckpt_dir", tmp_path / "none")
+    assert outcome.code == 2 and "needs a C++ compiler" in outcome.err
 
 
 @pytest.fixture

@@ -128,6 +128,17 @@ def test_a_run_stopped_by_sigterm_goes_on_as_if_never_stopped(train, training_se
     assert log_of(tmp_path / "stopped") == log_of(tmp_path / "whole")
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_a_batch_in_parts_gives_the_same_step(train, tmp_path):
+    flags = ["--batch_size", 5, "--max_steps", 5]
+    train("whole", *flags)
+    assert train("parts", *flags, "--accumulate", 2).code == 0  # of 3 and 2 patches
+    whole, parts = weights(tmp_path / "whole/cfsrcnn_5.pth"), weights(tmp_path / "parts/cfsrcnn_5.pth")
+    assert all(torch.allclose(whole[name], parts[name], atol=1e-6) for name in whole)
+    (a,), (b,) = log_of(tmp_path / "whole"), log_of(tmp_path / "parts")
+    assert a["loss"] == pytest.approx(b["loss"], rel=1e-6) and a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-5)
+
+
 def test_it_says_what_it_does(train, tmp_path):
     outcome = train("run", "--max_steps", 5)
     first = outcome.out.splitlines()[0]
@@ -232,6 +243,7 @@ def test_images_smaller_than_the_patch_are_named(refused, training_set, tmp_path
         (["--ema", 1], "--ema"),
         (["--ckpt_name", "a/b"], "must be a plain name"),
         (["--warmup", -1], "--warmup"),
+        (["--accumulate", 3], "divides the patches of each process"),
         (["--model", "nonesuch"], "--model takes"),
         (["--pretrained", "nowhere.pth"], "nowhere.pth does not exist"),
         (["--train_data_path", "nowhere.h5"], "python div2h5.py"),
