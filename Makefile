@@ -20,7 +20,7 @@ lint: .venv/ready
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-.venv/ready: requirements.txt tests/requirements.txt
+.venv/ready: requirements.txt requirements-backends.txt tests/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("error: Python 3.10 or newer is needed, not " + sys.version.split()[0] + ": name one with make PYTHON=...") if sys.version_info < (3, 10) else 0'
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet -r requirements.txt -r tests/requirements.txt

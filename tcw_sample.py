@@ -15,6 +15,7 @@ from common.files import make_folder
 from dataset.hdf5 import SCALES
 from dataset.images import say_conversions, write_png
 from dataset.testset import TestPair, TestSet, open_test_set
+from evaluation.backends import BACKENDS, ENGINES
 from evaluation.benchmark import evaluate
 from evaluation.html_report import write_report
 from evaluation.inference import PRECISIONS, BicubicUpscaler, NetworkUpscaler, Upscale
@@ -48,6 +49,9 @@ def parse_flags() -> argparse.Namespace:
     speed = parser.add_argument_group("speed")
     speed.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     speed.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32", help="of the network")
+    speed.add_argument(
+        "--backend", choices=BACKENDS, default="torch", help="what computes; auto: the fastest installed"
+    )
     speed.add_argument("--tile", type=tile, default="auto", help="side of a tile in LR pixels, auto or off")
     return parser.parse_args()
 
@@ -71,7 +75,7 @@ def main() -> None:
 
     result = evaluate(upscale, test_set, keep)
     baseline = evaluate(BicubicUpscaler(args.scale), test_set, check_lr=False) if args.baseline else None
-    about = describe(args, test_set)
+    about = describe(args, test_set, upscale)
     write_results(folder / "results.json", about, result, baseline)
     print(format_table(result, baseline))
     print(format_mean(f"{test_set.name} x{args.scale} {run}, protocol {args.protocol}", result))
@@ -98,8 +102,17 @@ def make_upscaler(args: argparse.Namespace) -> Upscale:
         raise InputError(f"{args.ckpt_path} does not exist: {meant_file(args.ckpt_path, args.scale)}")
     net = load_net(args.ckpt_path, args.model, args.scale, args.group)
     protocol = "rounded" if args.input else args.protocol
-    device = pick_device("cuda" if args.cuda else args.device)
-    return NetworkUpscaler(net, args.scale, device, args.precision, args.tile, protocol, args.self_ensemble)
+    device = "cpu" if args.device == "auto" and args.backend in ENGINES else args.device
+    return NetworkUpscaler(
+        net,
+        args.scale,
+        pick_device("cuda" if args.cuda else device),
+        args.precision,
+        args.tile,
+        protocol,
+        args.self_ensemble,
+        args.backend,
+    )
 
 
 def meant_file(path: Path, scale: int) -> str:
@@ -111,7 +124,7 @@ def meant_file(path: Path, scale: int) -> str:
     return f"there are {', '.join(there)}" if there else "train one with train.py"
 
 
-def describe(args: argparse.Namespace, test_set: TestSet) -> dict:
+def describe(args: argparse.Namespace, test_set: TestSet, upscale: Upscale) -> dict:
     """What `results.json` says of the run, so that its figures can be found again."""
     weights = args.ckpt_path.read_bytes() if args.ckpt_path and args.model != "bicubic" else None
     return {
@@ -122,6 +135,7 @@ def describe(args: argparse.Namespace, test_set: TestSet) -> dict:
         "scale": args.scale,
         "protocol": args.protocol,
         "precision": args.precision,
+        "backend": getattr(upscale, "backend", None),
         "self_ensemble": args.self_ensemble,
     }
 

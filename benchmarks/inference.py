@@ -1,7 +1,8 @@
 """How fast an LR image becomes an SR image: ours against the network as the paper writes it, in one run.
 
 "plain" is Figure 2 to the letter: both passes through the upsampler, NCHW, float32, the whole image at once. Both go from
-uint8 to uint8. Command line: `python -m benchmarks.inference --out results/inference.json`; `--quick` for a first look.
+uint8 to uint8. "ours" is a row for each precision in PyTorch, and one more for each engine of `--backend` that is installed.
+Command line: `python -m benchmarks.inference --out results/inference.json`; `--quick` for a first look.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from benchmarks.timing import Elsewhere, device_name, time_alternately
 from common.device import pick_device
 from common.errors import run_command
 from common.files import whole_file
+from common.progress import progress
 from evaluation import published
+from evaluation.backends import ENGINES, usable_backends
 from evaluation.inference import PRECISIONS, NetworkUpscaler
 from evaluation.metrics import to_uint8
 from evaluation.tables import Table, to_markdown
@@ -32,6 +35,7 @@ SIDES = {2: 256, 3: 170, 4: 128}  # LR pixels, so that the SR picture is about 5
 TABLE9 = (256, 512, 1024)  # HR pixels to a side
 GROWTH = (128, 256, 512, 1024)  # LR pixels to a side, for pixels per second against size
 Job = Callable[[], object]
+Way = tuple[str, str]  # precision and backend
 
 
 def make_net(scale: int) -> CFSRCNN:
@@ -65,25 +69,38 @@ def random_lr(side: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
 
 
-def compare(scale: int, device: torch.device, precisions: list[str], rounds: int, divide: int) -> dict:
-    """Seconds and ratio to plain of each precision at `scale`, and the share of the bare convolution's rate."""
+def compare(scale: int, device: torch.device, ways: dict[str, Way], rounds: int, divide: int) -> dict:
+    """Seconds and ratio to plain of each way at `scale`, and the share of the bare convolution's rate."""
     side = SIDES[scale] // divide
     lr = random_lr(side)
     plain = Elsewhere(make_plain, scale, device, lr)
     jobs: dict[str, Job] = {"plain": plain}
-    jobs |= {name: partial(NetworkUpscaler(make_net(scale), scale, device, name), lr) for name in precisions}
-    convolutions = {f"conv {name}": bare_convolution(side, device, PRECISIONS[name]) for name in precisions}
-    seconds = time_alternately(jobs | {name: job for name, (job, _) in convolutions.items()}, rounds, f"x{scale}")
+    for name, (precision, backend) in progress(ways.items(), desc=f"x{scale}", unit="start"):
+        jobs[name] = partial(NetworkUpscaler(make_net(scale), scale, device, precision, backend=backend), lr)
+    bare = {precision: bare_convolution(side, device, PRECISIONS[precision]) for precision, _ in ways.values()}
+    bare_jobs = {f"convolution {precision}": job for precision, (job, _) in bare.items()}
+    seconds = time_alternately(jobs | bare_jobs, rounds, f"x{scale}")
     plain.close()
     macs = count_cfsrcnn(scale).scaled(side * side).multiply_adds
     rows = {}
     for name in jobs:
         rows[name] = {"seconds": seconds[name], "against_plain": seconds["plain"] / seconds[name]}
-        if name in precisions:
-            _, conv_macs = convolutions[f"conv {name}"]
-            rate, peak = macs / seconds[name], conv_macs / seconds[f"conv {name}"]
+        if name in ways:
+            precision = ways[name][0]
+            rate, peak = macs / seconds[name], bare[precision][1] / seconds[f"convolution {precision}"]
             rows[name] |= {"gmacs_per_second": rate / 1e9, "share_of_convolution": rate / peak}
     return {"lr_side": side, "rows": rows}
+
+
+def ours(device: torch.device, precisions: list[str], backends: list[str] | None) -> dict[str, Way]:
+    """What is held against plain, by the name of its row: each precision in each of `backends`, None: all that can."""
+    ways = {}
+    for precision in precisions:
+        for backend in ("torch", *ENGINES):
+            wanted = backend in backends if backends else True
+            if wanted and backend in usable_backends(device, precision):
+                ways[precision if backend == "torch" else f"{precision} {backend}"] = precision, backend
+    return ways
 
 
 def bare_convolution(side: int, device: torch.device, dtype: torch.dtype) -> tuple[Job, int]:
@@ -112,13 +129,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="measured runs of each thing; medians are shown")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     parser.add_argument("--precisions", nargs="+", choices=tuple(PRECISIONS), help="default: fp32 and bf16")
+    parser.add_argument("--backends", nargs="+", choices=("torch", *ENGINES), help="default: all that are installed")
     parser.add_argument("--quick", action="store_true", help="sides divided by four and two rounds: a first look")
     args = parser.parse_args()
     device, divide = pick_device(args.device), 4 if args.quick else 1
     rounds = 2 if args.quick else max(1, args.rounds)
     precisions = args.precisions or ["fp32", "bf16"]
 
-    compared = {scale: compare(scale, device, precisions, rounds, divide) for scale in SIDES}
+    ways = ours(device, precisions, args.backends)
+    compared = {scale: compare(scale, device, ways, rounds, divide) for scale in SIDES}
     table9 = by_size(2, tuple(side // 2 // divide for side in TABLE9), device, precisions[0], rounds)
     growth = by_size(2, tuple(side // divide for side in GROWTH), device, precisions[0], max(1, rounds // 2))
     for table in tables(compared, table9, growth, device, precisions[0]):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from common.memory import keep_freed_memory
 from dataset.imresize import imresize
+from evaluation.backends import start_backend
 from evaluation.metrics import to_uint8
 from evaluation.tiles import Tiler
 
@@ -43,7 +44,7 @@ class NetworkUpscaler:
 
     `precision`: "fp32", "bf16" or "fp16" (autocast). `tile`: side of a tile in LR pixels, "auto" or "off".
     `protocol`: how float SR becomes uint8, see `metrics.to_uint8`. `self_ensemble`: the mean over the 8 flips and turns
-    of the image, in float before it becomes uint8.
+    of the image, in float before it becomes uint8. `backend`: see `backends.start_backend`; afterwards the one taken.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class NetworkUpscaler:
         tile: int | str = "auto",
         protocol: str = "paper",
         self_ensemble: bool = False,
+        backend: str = "torch",
     ):
         self.device = torch.device(device)
         if self.device.type == "cpu":
@@ -62,7 +64,8 @@ class NetworkUpscaler:
         self.net = net.to(self.device).to(memory_format=torch.channels_last).eval()
         self.scale, self.precision = scale, precision
         self.protocol, self.self_ensemble = protocol, self_ensemble
-        self._tiler = Tiler(self.net, scale, tile, PRECISIONS[precision].itemsize)
+        self.backend, run = start_backend(backend, self.net, scale, self.device, precision)
+        self._tiler = Tiler(run, scale, tile, PRECISIONS[precision].itemsize)
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
         if self.self_ensemble:

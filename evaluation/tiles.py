@@ -114,7 +114,8 @@ class Tiler:
         whole = max(x.shape[2:])
         if self._tile == "off":
             return whole, whole
-        inner = REFINE_SIDE // self._scale if self._staged and x.device.type == "cpu" else whole
+        side = getattr(self._net, "refine_side", REFINE_SIDE)  # an engine's, if one runs the network
+        inner = side // self._scale if self._staged and x.device.type == "cpu" else whole
         if self._tile != "auto":
             return int(self._tile), min(int(self._tile), inner)
         maps = EXTRACT_MAPS if inner < whole else EXTRACT_MAPS + REFINE_MAPS * self._scale**2
@@ -176,6 +177,7 @@ def _side(run: Run, channels: int, scale: int, length: int, axis: int) -> int:
 
 
 def _probe(net: nn.Module) -> nn.Module:
+    net = getattr(net, "original", net)  # not an engine that stands in for it
     return copy.deepcopy(net).to("cpu", torch.float64).eval()
 
 

@@ -1,0 +1,157 @@
+"""Running a network in another engine than PyTorch: ONNX Runtime or OpenVINO, on the CPU. Cuts no tiles, reads no files.
+
+The network is exported to ONNX (`model/export.py`) and stands in for the original in the `Tiler`: same methods, same values.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import InputError, one_line
+from common.optional import is_installed, load_package
+from model.export import to_onnx
+
+Run = Callable[..., tuple[Tensor, ...]]  # NxCxHxW float32 in, the same out
+UNLIMITED = 1e30  # a clamp to it changes nothing
+
+
+class Substitute(nn.Module):
+    """The face of `net` at one scale whose `forward` runs in an engine; `original` stays at hand to be probed."""
+
+    refine_side = 768  # SR pixels, side of a tile of the second stage: engines reuse their memory, so it can be large
+
+    def __init__(self, net: nn.Module, scale: int, load: Callable[[bytes], Run]):
+        super().__init__()
+        self.original = net
+        self._load(net, scale, load)
+
+    def _load(self, net: nn.Module, scale: int, load: Callable[[bytes], Run]) -> None:
+        self._forward = load(to_onnx(net, scale))
+
+    def forward(self, lr: Tensor, scale: int) -> Tensor:
+        return self._forward(lr)[0]
+
+
+class StagedSubstitute(Substitute):
+    """The same for a network of two stages."""
+
+    def _load(self, net: nn.Module, scale: int, load: Callable[[bytes], Run]) -> None:
+        self._extract, self._refine = (load(to_onnx(net, scale, stage)) for stage in ("extract", "refine"))
+
+    def forward(self, lr: Tensor, scale: int) -> Tensor:
+        return self.refine(*self.extract(lr), scale)
+
+    def extract(self, lr: Tensor) -> tuple[Tensor, ...]:
+        return self._extract(lr)
+
+    def refine(self, deep: Tensor, first: Tensor, scale: int) -> Tensor:
+        return self._refine(deep, first)[0]
+
+
+def usable_backends(device: torch.device, precision: str) -> list[str]:
+    """The backends that are installed and compute in that precision on that device, the fastest first."""
+    engines = ENGINES.items() if device.type == "cpu" else ()
+    return [name for name, each in engines if precision in each.precisions and is_installed(*each.packages)] + ["torch"]
+
+
+def start_backend(name: str, net: nn.Module, scale: int, device: torch.device, precision: str) -> tuple[str, nn.Module]:
+    """The backend's name, and what runs `net` in it: `net` itself for "torch".
+
+    "auto" takes the first of `usable_backends` that can run the network. `InputError` where the named one cannot: it is
+    not installed, the device is no CPU, it does not know the precision, or the network cannot be exported.
+    """
+    if name != "auto":
+        return name, _start(name, net, scale, device, precision)
+    for each in usable_backends(device, precision):
+        try:
+            return each, _start(each, net, scale, device, precision)
+        except InputError as error:
+            print(f"--backend auto goes on without {each}: {one_line(error)}", file=sys.stderr)
+    return "torch", net
+
+
+def _start(name: str, net: nn.Module, scale: int, device: torch.device, precision: str) -> nn.Module:
+    if name == "torch":
+        return net
+    engine = ENGINES[name]
+    if device.type != "cpu":
+        raise InputError(f"--backend {name} computes on the CPU: use --device cpu, or --backend torch")
+    if precision not in engine.precisions:
+        known = "|".join(engine.precisions)
+        raise InputError(f"--backend {name} knows --precision {known}, not {precision}: use it, or another --backend")
+    for package in engine.packages:
+        load_package(package, f"--backend {name}")
+    substitute = StagedSubstitute if hasattr(net, "extract") and hasattr(net, "refine") else Substitute
+    try:
+        return substitute(net, scale, lambda graph: engine.load(graph, precision))
+    except InputError:
+        raise
+    except Exception as error:  # an engine may lack an operation that the network of somebody else has
+        what = f"{type(error).__name__}: {one_line(error)[:200]}"
+        raise InputError(f"--backend {name} cannot run this network ({what}): use --backend torch") from None
+
+
+def _load_openvino(graph: bytes, precision: str) -> Run:
+    """Channels last from end to end, as OpenVINO computes; with "bf16" the last layer still gives float32."""
+    import openvino  # the packages of an engine are there when its loader is called
+    from openvino import opset13, preprocess
+
+    core = openvino.Core()
+    model = core.read_model(graph)
+    edges = preprocess.PrePostProcessor(model)
+    for number in range(len(model.inputs)):
+        edges.input(number).tensor().set_layout(openvino.Layout("NHWC"))
+        edges.input(number).model().set_layout(openvino.Layout("NCHW"))
+    for number in range(len(model.outputs)):
+        edges.output(number).model().set_layout(openvino.Layout("NCHW"))
+        edges.output(number).tensor().set_layout(openvino.Layout("NHWC"))
+        if precision == "bf16":  # a convolution rounds its sums to bf16, but not with such an operation behind it
+            edges.output(number).postprocess().custom(lambda out: opset13.clamp(out, -UNLIMITED, UNLIMITED).output(0))
+    settings = {
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    request = core.compile_model(edges.build(), "CPU", settings).create_infer_request()
+
+    def run(*maps: Tensor) -> tuple[Tensor, ...]:
+        results = request.infer([each.permute(0, 2, 3, 1).contiguous().numpy() for each in maps], share_inputs=True)
+        return tuple(torch.from_numpy(each).permute(0, 3, 1, 2) for each in results.to_tuple())
+
+    return run
+
+
+def _load_onnxruntime(graph: bytes, precision: str) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_inputs()]
+
+    def run(*maps: Tensor) -> tuple[Tensor, ...]:
+        results = session.run(None, {n: each.contiguous().numpy() for n, each in zip(names, maps, strict=True)})
+        return tuple(map(torch.from_numpy, results))
+
+    return run
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The packages that it needs, the precisions that it knows on a CPU, and how it loads a graph in one of them."""
+
+    packages: tuple[str, ...]
+    precisions: tuple[str, ...]
+    load: Callable[[bytes, str], Run]
+
+
+ENGINES = {  # the fastest first
+    "openvino": Engine(("onnx", "onnxscript", "openvino"), ("fp32", "bf16"), _load_openvino),
+    "onnxruntime": Engine(("onnx", "onnxscript", "onnxruntime"), ("fp32",), _load_onnxruntime),
+}
+BACKENDS = ("torch", *ENGINES, "auto")

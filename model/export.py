@@ -1,0 +1,129 @@
+"""A network as an ONNX graph that takes images of any size, for other programs to run. Runs no graph itself.
+
+Command line: `python -m model.export CKPT OUT.onnx [--scale 2|3|4]`. The graph has the input `lr`, float32 Nx3xHxW, RGB in
+[0, 1], and the output `sr`, float32 Nx3x(scale*H)x(scale*W), about [0, 1], not clamped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from common.errors import InputError, one_line, run_command
+from common.files import whole_file
+from common.optional import load_package
+from model.checkpoint import identify, load_net, read_state
+from model.ops import MeanShift
+
+STAGES = {"forward": (["lr"], ["sr"]), "extract": (["lr"], ["deep", "first"]), "refine": (["deep", "first"], ["sr"])}
+
+
+class _Stage(nn.Module):
+    """`forward`, `extract` or `refine` of a network at one scale, tensors in and tensors out."""
+
+    def __init__(self, net: nn.Module, stage: str, scale: int):
+        super().__init__()
+        self.net, self.stage, self.scale = net, stage, scale
+
+    def forward(self, *maps: Tensor) -> Tensor | tuple[Tensor, ...]:
+        rest = () if self.stage == "extract" else (self.scale,)
+        return (self.net if self.stage == "forward" else getattr(self.net, self.stage))(*maps, *rest)
+
+
+class _Shift(nn.Module):
+    """A mean shift as the addition that it is: the same values without a convolution."""
+
+    def __init__(self, shift: Tensor):
+        super().__init__()
+        self.register_buffer("shift", shift.detach().view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.shift
+
+
+def to_onnx(net: nn.Module, scale: int, stage: str = "forward") -> bytes:
+    """One of the `STAGES` of `net` at `scale` as a serialised ONNX model, of any batch size, height and width.
+
+    `net` stays as it is. Raises `InputError` where the exporter's packages are missing or cannot express the network,
+    or its graph would depend on the size of the image.
+    """
+    for package in ("onnx", "onnxscript"):
+        load_package(package, "the export to ONNX")
+    net = _shifts_as_additions(copy.deepcopy(net).cpu().float().eval())
+    inputs: tuple[Tensor, ...] = (torch.zeros(2, 3, 20, 24),)
+    names = STAGES[stage]
+    sizes = {0: Dim("batch"), 2: Dim("height"), 3: Dim("width")}
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's own deprecations
+            if stage == "refine":
+                inputs = net.extract(*inputs)
+            program = torch.onnx.export(
+                _Stage(net, stage, scale).eval(),
+                inputs,
+                dynamo=True,
+                dynamic_shapes=(tuple(sizes for _ in inputs),),
+                input_names=names[0],
+                output_names=names[1],
+                verbose=False,
+            )
+    except Exception as error:  # a network of somebody else may fail in any way
+        what = f"{type(error).__name__}: {one_line(error)[:200]}"
+        raise InputError(f"this network cannot become an ONNX graph for images of any size ({what})") from None
+    return _without_traces(program.model_proto).SerializeToString()
+
+
+def _shifts_as_additions(net: nn.Module) -> nn.Module:
+    """Replaces in place each mean shift that only shifts. The first cannot go into a convolution: its zero padding
+    stands for the mean, not for black.
+    """
+    for parent in list(net.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, MeanShift) and torch.equal(child.shifter.weight[..., 0, 0], torch.eye(3)):
+                setattr(parent, name, _Shift(child.shifter.bias))
+    return net
+
+
+def _without_traces(model: Any) -> Any:
+    """Takes out what the exporter notes of the source code: paths of the machine, and more bytes than the graph has."""
+    for each in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del each.metadata_props[:]
+        each.doc_string = ""
+    del model.graph.value_info[:], model.graph.metadata_props[:]
+    return model
+
+
+def _only_scale(path: Path, model: str) -> int:
+    contents = identify(read_state(path)) if model == "cfsrcnn" else None
+    if contents is None or contents.multi_scale:
+        what = contents or f"for --model {model}"
+        raise InputError(f"{path} is {what}: a graph is for one scale, choose it with --scale 2|3|4")
+    return contents.scales[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m model.export", description="Write a network as an ONNX graph.")
+    parser.add_argument("ckpt", type=Path, help="weights, .pth or .safetensors")
+    parser.add_argument("out", type=Path, help="the graph, .onnx")
+    parser.add_argument("--scale", type=int, choices=(2, 3, 4), help="needed where the weights serve several")
+    parser.add_argument("--model", default="cfsrcnn", help="a file model/NAME.py with a class Net")
+    parser.add_argument("--group", type=int, default=1, help="groups of the convolutions (cfsrcnn: 1)")
+    args = parser.parse_args()
+    if args.out.suffix != ".onnx":
+        raise InputError(f"{args.out} does not end with .onnx: name the graph so")
+    scale = args.scale or _only_scale(args.ckpt, args.model)
+    graph = to_onnx(load_net(args.ckpt, args.model, scale, args.group), scale)
+    with whole_file(args.out) as temporary:
+        temporary.write_bytes(graph)
+    print(f"wrote {args.out} (x{scale}, {len(graph) / 1e6:.1f} MB)")
+
+
+if __name__ == "__main__":
+    run_command(main)
