@@ -43,7 +43,7 @@ def write_report(folder: Path, about: dict, test_set: TestSet, result: Result, l
     `about`: what `results.json` says of the run. Bicubic is made and measured here, one image at a time.
     """
     path = folder / "report.html"
-    with tempfile.TemporaryFile(dir=folder) as pictures, whole_file(path) as temporary:
+    with whole_file(path) as temporary, tempfile.TemporaryFile(dir=folder) as pictures:
         embed = Embedder(folder, pictures, limit)
         shown = replace(test_set, name=f"report on {test_set.name}")  # for the progress bar
         bicubic = evaluate(BicubicUpscaler(test_set.scale), shown, embed, check_lr=False)

@@ -1,0 +1,209 @@
+"""Kills a training run at random moments, resumes it each time, and compares it with a run that was left alone.
+
+SIGKILL cannot be caught, so the run gets no chance to tidy up. After each kill every file under a final name must be
+readable; in the end weights and log must be those of the other run, bit for bit. On the CPU, with pictures made here.
+Command line: `python -m benchmarks.kill --kills 50`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from common.errors import InputError, run_command
+from common.files import UNFINISHED
+from common.progress import progress
+from dataset.hdf5 import write_hdf5
+from dataset.images import write_png
+from dataset.imresize import imresize
+from model.checkpoint import read_state
+
+STEPS, INTERVAL = 12, 2  # of each run; a checkpoint every other step, so that many kills meet one being written
+CLOCKS = ("seconds", "images_per_second")  # of a log line: what differs from run to run
+CONTEXT = multiprocessing.get_context(
+    "forkserver"
+)  # a leg starts in a moment, from a process that has imported PyTorch
+
+
+@dataclass
+class Tally:
+    """What was found: kills by what they met, files that were damaged, and differences from the run left alone."""
+
+    early: int = 0
+    writing: int = 0
+    between: int = 0
+    finished: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def kills(self) -> int:
+        return self.early + self.writing + self.between
+
+    def __str__(self) -> str:
+        rows = [
+            ("kills", self.kills),
+            ("  before the first checkpoint", self.early),
+            ("  while a file was being written", self.writing),
+            ("  at other moments", self.between),
+            ("runs that came to their end and were compared", self.finished),
+            ("damaged files, leftovers and differences", len(self.wrong)),
+        ]
+        return "\n".join([f"{what:<48}{count:>6}" for what, count in rows] + self.wrong)
+
+
+def kill_and_compare(kills: int, seed: int, folder: Path, longest: float) -> Tally:
+    """`kills` kills, each up to `longest` seconds after a start; as many runs one after the other as that takes."""
+    CONTEXT.set_forkserver_preload(["train", "torch.utils.tensorboard", "torch._dynamo"])
+    moments, tally = random.Random(seed), Tally()
+    data = make_data(folder, seed)
+    alone = folder / "alone"
+    start(data, alone, folder / "output.txt").join()
+    if not (alone / f"cfsrcnn_{STEPS}.pth").exists():
+        raise InputError(f"training itself fails: see {folder / 'output.txt'}")
+    with progress(total=kills, desc="kills", unit="kill") as bar:
+        while tally.kills < kills:
+            run = folder / f"run{tally.finished}"
+            while tally.kills < kills and not leg_ends(data, run, moments.uniform(0, longest)):
+                inspect(run, tally)
+                bar.update()
+            process = start(data, run, folder / "output.txt")
+            process.join()
+            tally.wrong += [f"the last leg ended with {process.exitcode}"] if process.exitcode else []
+            tally.wrong += differences(run, alone)
+            tally.finished += 1
+            shutil.rmtree(run)
+    return tally
+
+
+def make_data(folder: Path, seed: int) -> list[str]:
+    """A training set of four pictures of noise and a test set of one; the flags that name them."""
+    noise = np.random.default_rng(seed).integers(0, 256, (5, 24, 24, 3), np.uint8)
+    pictures = [imresize(each, 2) for each in noise]
+    write_hdf5(folder / "train.h5", ((hr, {2: lr}) for hr, lr in zip(pictures[1:], noise[1:], strict=True)))
+    write_png(folder / "set/0.png", pictures[0])
+    return ["--train_data_path", str(folder / "train.h5"), "--val_data_dir", str(folder / "set")]
+
+
+def start(data: list[str], run: Path, output: Path) -> multiprocessing.Process:
+    """A process that trains in the folder `run`, from the start or from where the last one was killed."""
+    flags = [
+        "--ckpt_dir",
+        run,
+        "--max_steps",
+        STEPS,
+        "--print_interval",
+        INTERVAL,
+        "--patch_size",
+        8,
+        "--batch_size",
+        2,
+    ]
+    flags += ["--ema", 0.9, "--init", "identity", "--device", "cpu", "--resume", *data]
+    process = CONTEXT.Process(target=train, args=([str(flag) for flag in flags], output))
+    process.start()
+    return process
+
+
+def train(flags: list[str], output: Path) -> None:
+    import train as command
+
+    torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its own is shared between processes, and a kill would leave it behind
+    with open(output, "a") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    sys.argv = ["train.py", *flags]
+    run_command(command.main)
+
+
+def leg_ends(data: list[str], run: Path, seconds: float) -> bool:
+    """Trains for that long and kills; whether the run came to its end before."""
+    process = start(data, run, run.parent / "output.txt")
+    process.join(seconds)
+    process.kill()
+    process.join()
+    return process.exitcode == 0
+
+
+def inspect(run: Path, tally: Tally) -> None:
+    """Puts a kill where it belongs, and looks at all files that it left."""
+    files = list(run.iterdir()) if run.exists() else []
+    if any(file.name.startswith(UNFINISHED) for file in files):
+        tally.writing += 1
+    elif not any(file.suffix == ".pt" for file in files):
+        tally.early += 1
+    else:
+        tally.between += 1
+    tally.wrong += [f"kill {tally.kills}: {file.name} is damaged" for file in files if not readable(file)]
+
+
+def readable(file: Path) -> bool:
+    """Whether a checkpoint, a state or a log is whole; of other files nothing is asked."""
+    try:
+        if file.name.startswith(UNFINISHED):
+            return True
+        if file.suffix == ".pth":
+            return bool(read_state(file))
+        if file.suffix == ".pt":
+            return "sampler" in torch.load(file, weights_only=True)
+        if file.name == "log.jsonl":
+            return all(json.loads(line)["step"] for line in file.read_text().splitlines())
+    except Exception:  # whatever it is, the file is not whole
+        return False
+    return True
+
+
+def differences(run: Path, alone: Path) -> list[str]:
+    """In what a finished run differs from the one left alone."""
+    wrong = [f"{file.name} is left over" for file in run.iterdir() if file.name.startswith(UNFINISHED)]
+    if names(run) != names(alone):
+        return [*wrong, f"the files are {names(run)}, not {names(alone)}"]
+    for name in names(run):
+        if name.endswith(".pth"):
+            ours, theirs = read_state(run / name), read_state(alone / name)
+            same = ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+            wrong += [] if same else [f"{name} differs"]
+    return wrong + ([] if log_of(run) == log_of(alone) else ["log.jsonl differs"])
+
+
+def names(run: Path) -> list[str]:
+    return sorted(file.name for file in run.iterdir() if file.is_file() and not file.name.startswith(UNFINISHED))
+
+
+def log_of(run: Path) -> list[dict]:
+    """The lines of the log, with the figures of the validation, but without what a clock said."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in CLOCKS} for line in lines]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kill", description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50, help="how often to kill")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and the pictures")
+    parser.add_argument(
+        "--longest", type=float, default=2.0, help="seconds after a start at which to kill at the latest"
+    )
+    args = parser.parse_args()
+    if args.kills < 1 or not args.longest > 0 or args.seed < 0:
+        raise InputError("--kills and --longest must be positive, --seed must not be negative")
+    with tempfile.TemporaryDirectory() as folder:
+        tally = kill_and_compare(args.kills, args.seed, Path(folder), args.longest)
+    print(tally)
+    sys.exit(1 if tally.wrong else 0)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,136 @@
+"""The disk fills up while something is written: one line that names the file, what stood there stays, and all can go on."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+from contextlib import contextmanager
+
+import pytest
+import torch
+from PIL import Image
+
+from common.errors import InputError
+from common.files import whole_file
+from evaluation.training_log import TrainingLog
+from model.checkpoint import read_state, save_state
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SMALL = ["--patch_size", 8, "--batch_size", 2, "--init", "identity", "--device", "cpu", "--print_interval", 2]
+
+
+@contextmanager
+def largest_file(size: int):
+    """No file may grow over `size` bytes: to the one who writes it is the same as a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 256 KiB; only root can make one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", place]
+    try:
+        subprocess.run(words, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("only root may mount a small disk, and not everywhere")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def content(folder) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+
+
+def test_training_stops_and_goes_on_when_there_is_room(command, refused, pictures, tmp_path):
+    assert command("div2h5.py", "--source", pictures, "--out", tmp_path / "a.h5", "--scales", 2).code == 0
+
+    def words(folder: str, steps: int) -> list:
+        where = ["--train_data_path", tmp_path / "a.h5", "--val_data_dir", "none", "--ckpt_dir", tmp_path / folder]
+        return ["train.py", *where, *SMALL, "--max_steps", steps, "--resume"]
+
+    assert command(*words("run", 2)).code == 0 and command(*words("alone", 4)).code == 0
+    kept = {name: data for name, data in content(tmp_path / "run").items() if name != "log.jsonl"}
+    with largest_file(1 << 20):
+        line = refused("cfsrcnn_4.pth cannot be written (File too large): free some space", *words("run", 4))
+    assert "untouched" in line
+    after = content(tmp_path / "run")
+    assert {name: after[name] for name in after if name != "log.jsonl"} == kept
+    with largest_file(8 << 20):  # now the weights fit, but not the state
+        refused("cfsrcnn_latest.train.pt cannot be written", *words("run", 4))
+    assert content(tmp_path / "run")["cfsrcnn_latest.train.pt"] == kept["cfsrcnn_latest.train.pt"]
+    assert command(*words("run", 4)).code == 0
+    ours, theirs = (read_state(tmp_path / name / "cfsrcnn_4.pth") for name in ("run", "alone"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert len((tmp_path / "run/log.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("size", [0, 100, 3000, 20_000])
+def test_a_training_set_is_whole_or_not_there(refused, pictures, tmp_path, size):
+    (tmp_path / "a.h5").write_text("the earlier one")
+    words = ["div2h5.py", "--source", pictures, "--out", tmp_path / "a.h5"]
+    with largest_file(size):
+        refused("a.h5 cannot be written (File too large)", *words)
+    assert content(tmp_path) == {"a.h5": b"the earlier one"}
+
+
+def test_an_sr_picture_is_whole_or_not_there(refused, pictures, tmp_path):
+    (tmp_path / "0000_x2.png").write_text("the earlier one")
+    words = ["tcw_sample.py", "--model", "bicubic", "--scale", 2, "--input", pictures / "0000.png"]
+    with largest_file(1000):
+        refused("0000_x2.png cannot be written (File too large)", *words, "--sample_dir", tmp_path)
+    assert content(tmp_path) == {"0000_x2.png": b"the earlier one"}
+
+
+def test_a_report_is_whole_or_not_there(command, refused, pictures, tmp_path):
+    words = ["tcw_sample.py", "--model", "bicubic", "--scale", 2, "--test_data_dir", pictures, "--sample_dir", tmp_path]
+    assert command(*words).code == 0
+    folder = tmp_path / "bicubic" / pictures.name / "x2"
+    before = content(folder)["report.html"]
+    for size in (100_000, len(before) - 1):  # while its pictures are gathered, and at its last byte
+        with largest_file(size):
+            refused("report.html cannot be written (File too large)", *words)
+        assert content(folder).keys() == {"report.html", "results.json"} and content(folder)["report.html"] == before
+    with largest_file(100):
+        refused("cannot be written (File too large)", *words)
+
+
+def test_a_log_gets_a_whole_line_or_none(tmp_path):
+    log = TrainingLog(tmp_path, "run", 0)
+    log.write(1, {"loss": 1.0})
+    before = (tmp_path / "log.jsonl").read_bytes()
+    with largest_file(len(before) + 10), pytest.raises(InputError, match=r"log\.jsonl cannot be written"):
+        log.write(2, {"loss": 1.0})
+    assert (tmp_path / "log.jsonl").read_bytes() == before
+    log.write(2, {"loss": 1.0})
+    log.close()
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_on_a_disk_that_is_really_full(small_disk, name):
+    save_state({"a": torch.ones(10_000)}, small_disk / name)
+    with pytest.raises(InputError, match=rf"{name} cannot be written \(No space left on device\)"):
+        save_state({"a": torch.zeros(60_000)}, small_disk / name)
+    assert torch.equal(read_state(small_disk / name)["a"], torch.ones(10_000))
+    assert [file.name for file in small_disk.iterdir()] == [name]
+
+
+def test_a_training_set_on_a_disk_that_is_really_full(refused, command, pictures, small_disk, tmp_path):
+    large = tmp_path / "large"
+    large.mkdir()
+    Image.open(pictures / "0000.png").resize((400, 400)).save(large / "0.png")
+    refused("No space left on device", "div2h5.py", "--source", large, "--out", small_disk / "a.h5")
+    assert not list(small_disk.iterdir())
+    assert command("div2h5.py", "--source", pictures, "--out", small_disk / "a.h5").code == 0
+
+
+def test_other_errors_of_the_system_keep_their_own_words(tmp_path):
+    with pytest.raises(PermissionError), whole_file(tmp_path / "a.txt"):
+        raise PermissionError(13, "Permission denied")
