@@ -18,7 +18,8 @@ from model.init import INITS
 from solver import LOSSES, OPTIMIZERS, Solver
 
 
-def parse_flags() -> argparse.Namespace:
+def parse_flags(words: list[str] | None = None) -> argparse.Namespace:
+    """The flags in `words`, by default those of the command line."""
     parser = argparse.ArgumentParser(
         description="Train a super-resolution network.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -67,7 +68,7 @@ def parse_flags() -> argparse.Namespace:
         "--compile", action="store_true", help="through TorchInductor: slow to start, then faster on a GPU"
     )
     run.add_argument("--preload", choices=("auto", "device", "host"), default="auto", help="where the images lie")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     check(args)
     return args
 

@@ -73,17 +73,16 @@ def compare(scale: int, device: torch.device, ways: dict[str, Way], rounds: int,
     """Seconds and ratio to plain of each way at `scale`, and the share of the bare convolution's rate."""
     side = SIDES[scale] // divide
     lr = random_lr(side)
-    plain = Elsewhere(make_plain, scale, device, lr)
-    jobs: dict[str, Job] = {"plain": plain}
+    jobs: dict[str, Job] = {}
     for name, (precision, backend) in progress(ways.items(), desc=f"x{scale}", unit="start"):
         jobs[name] = partial(NetworkUpscaler(make_net(scale), scale, device, precision, backend=backend), lr)
     bare = {precision: bare_convolution(side, device, PRECISIONS[precision]) for precision, _ in ways.values()}
     bare_jobs = {f"convolution {precision}": job for precision, (job, _) in bare.items()}
-    seconds = time_alternately(jobs | bare_jobs, rounds, f"x{scale}")
-    plain.close()
+    with Elsewhere(make_plain, scale, device, lr) as plain:
+        seconds = time_alternately({"plain": plain, **jobs, **bare_jobs}, rounds, f"x{scale}")
     macs = count_cfsrcnn(scale).scaled(side * side).multiply_adds
     rows = {}
-    for name in jobs:
+    for name in ("plain", *jobs):
         rows[name] = {"seconds": seconds[name], "against_plain": seconds["plain"] / seconds[name]}
         if name in ways:
             precision = ways[name][0]

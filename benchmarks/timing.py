@@ -30,13 +30,13 @@ def time_alternately(jobs: dict[str, Callable[[], object]], rounds: int, desc: s
 class Elsewhere:
     """A job in a process of its own, which what is done to this one, such as `keep_freed_memory`, does not speed up.
 
-    `make`, a function at the top of a module, makes the job there. Calling this runs it there once.
+    `make`, a function at the top of a module, makes the job there. Calling this runs it there once. For a `with` block.
     """
 
     def __init__(self, make: Callable[..., Callable[[], object]], *words: object):
         context = multiprocessing.get_context("spawn")
         self._here, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(there, make, words, torch.get_num_threads()), daemon=True)
+        self._process = context.Process(target=_serve, args=(there, make, words, torch.get_num_threads()))
         self._process.start()
         there.close()
 
@@ -44,9 +44,11 @@ class Elsewhere:
         self._here.send(True)
         self._here.recv()
 
-    def close(self) -> None:
-        """Ends the process."""
-        self._here.close()
+    def __enter__(self) -> Elsewhere:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._here.close()  # which ends it
         self._process.join()
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import inference
+from benchmarks import inference, training
 from benchmarks.timing import time_alternately
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -37,3 +37,15 @@ def test_the_yardstick_is_the_same_network():
     plain, ours = inference.Plain(2, torch.device("cpu")), inference.NetworkUpscaler(inference.make_net(2), 2)
     lr = inference.random_lr(20)
     assert abs(plain(lr).astype(int) - ours(lr)).max() <= 1
+
+
+def test_the_training_benchmark_compares_steps_samplers_and_parts(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(training, "STEPS", ((2, 8),))
+    monkeypatch.setattr(training, "SAMPLER", (2, 8))
+    words = ["x", "--out", str(tmp_path / "t.json"), "--rounds", "1", "--precisions", "fp32", "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", words)
+    training.main()
+    content = json.loads((tmp_path / "t.json").read_text())
+    assert content["steps"]["2 x 8x8"].keys() == {"plain, 0 workers", "plain, 4 workers", "fp32"}
+    assert content["sampler"].keys() == {"cut in Python", "ours"}
+    assert "forward and backward" in content["parts"]["fp32"] and "steps/s" in capsys.readouterr().out
