@@ -20,7 +20,7 @@ from torch import nn
 from benchmarks.complexity import count_cfsrcnn
 from benchmarks.timing import Elsewhere, device_name, time_alternately
 from common.device import pick_device
-from common.errors import run_command
+from common.errors import InputError, run_command
 from common.files import whole_file
 from common.progress import progress
 from evaluation import published
@@ -95,10 +95,12 @@ def ours(device: torch.device, precisions: list[str], backends: list[str] | None
     """What is held against plain, by the name of its row: each precision in each of `backends`, None: all that can."""
     ways = {}
     for precision in precisions:
-        for backend in ("torch", *ENGINES):
-            wanted = backend in backends if backends else True
-            if wanted and backend in usable_backends(device, precision):
-                ways[precision if backend == "torch" else f"{precision} {backend}"] = precision, backend
+        usable = usable_backends(device, precision)
+        for backend in (each for each in ("torch", *ENGINES) if each in usable and each in (backends or usable)):
+            ways[precision if backend == "torch" else f"{precision} {backend}"] = precision, backend
+    if missing := set(backends or ()) - {backend for _, backend in ways.values()}:
+        what = f"is not installed or does not know {', '.join(precisions)} on this device"
+        raise InputError(f"--backends {min(missing)} {what}: pip install -r requirements-backends.txt, or leave it out")
     return ways
 
 

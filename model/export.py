@@ -77,6 +77,9 @@ def to_onnx(net: nn.Module, scale: int, stage: str = "forward") -> bytes:
     except Exception as error:  # a network of somebody else may fail in any way
         what = f"{type(error).__name__}: {one_line(error)[:200]}"
         raise InputError(f"this network cannot become an ONNX graph for images of any size ({what})") from None
+    sizes_out = [dim for out in program.model_proto.graph.output for dim in out.type.tensor_type.shape.dim[2:]]
+    if not all(dim.dim_param for dim in sizes_out):
+        raise InputError("this network cannot become an ONNX graph for images of any size (its output has a fixed one)")
     return _without_traces(program.model_proto).SerializeToString()
 
 

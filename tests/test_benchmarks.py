@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
 
 from benchmarks import inference, training
 from benchmarks.timing import time_alternately
+from common.errors import InputError
+from evaluation import backends
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -24,12 +27,38 @@ def test_the_inference_benchmark_writes_what_the_papers_tables_read(monkeypatch,
     monkeypatch.setattr(inference, "SIDES", {2: 16, 4: 16})
     monkeypatch.setattr(inference, "TABLE9", (16, 32, 48))
     monkeypatch.setattr(inference, "GROWTH", (8, 16))
-    monkeypatch.setattr("sys.argv", ["x", "--out", str(tmp_path / "i.json"), "--rounds", "1", "--precisions", "fp32"])
+    monkeypatch.setattr(
+        "sys.argv",
+        ["x", "--out", str(tmp_path / "i.json"), "--rounds", "1", "--precisions", "fp32", "--backends", "torch"],
+    )
     inference.main()
     content = json.loads((tmp_path / "i.json").read_text())
     assert content["compared"]["x2"]["rows"]["plain"]["against_plain"] == 1
     assert content["table9"].keys() == {"device", "hr_16", "hr_32", "hr_48"}
     assert content["seconds_by_lr_side_x2"].keys() == {"8", "16"}
+
+
+def test_each_backend_that_is_installed_has_a_row(monkeypatch):
+    cpu, started = torch.device("cpu"), []
+
+    def start(*args, backend):
+        started.append((*args[1:], backend))
+        return lambda lr: None
+
+    monkeypatch.setattr(inference, "SIDES", {2: 8})
+    monkeypatch.setattr(inference, "NetworkUpscaler", start)
+    monkeypatch.setattr(backends, "is_installed", lambda *names: "onnxruntime" not in names)
+    ways = inference.ours(cpu, ["fp32", "bf16"], None)
+    rows = inference.compare(2, cpu, ways, 1, 1)["rows"]
+    assert list(rows) == ["plain", "fp32", "fp32 openvino", "bf16", "bf16 openvino"]
+    assert started == [(2, cpu, *ways[name]) for name in list(rows)[1:]]
+    assert all(row["share_of_convolution"] > 0 for name, row in rows.items() if name != "plain")
+
+
+def test_a_named_backend_that_is_missing_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(InputError, match=r"--backends openvino .* pip install -r requirements-backends"):
+        inference.ours(torch.device("cpu"), ["fp32"], ["openvino"])
 
 
 def test_the_yardstick_is_the_same_network():

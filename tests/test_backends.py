@@ -1,0 +1,173 @@
+"""OpenVINO and ONNX Runtime make the pictures that PyTorch makes, whatever the tiles; a missing one is a clear error."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import photograph
+from torch import nn
+
+from common.errors import InputError
+from common.optional import is_installed
+from evaluation import backends
+from evaluation.backends import ENGINES, start_backend, usable_backends
+from evaluation.inference import NetworkUpscaler
+from model.checkpoint import save_state
+from model.export import to_onnx
+
+CPU = torch.device("cpu")
+GRAPHS: dict[tuple, bytes] = {}
+
+pytestmark = pytest.mark.usefixtures("one_thread", "graphs_made_once")
+
+
+@pytest.fixture
+def graphs_made_once(monkeypatch):
+    """Exporting takes seconds: the same network's graphs are made once for all tests."""
+
+    def cached(net: nn.Module, scale: int, stage: str = "forward") -> bytes:
+        key = scale, stage, *(float(weight.detach().double().square().sum()) for weight in net.parameters())
+        if key not in GRAPHS:
+            GRAPHS[key] = to_onnx(net, scale, stage)
+        return GRAPHS[key]
+
+    monkeypatch.setattr(backends, "to_onnx", cached)
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request) -> str:
+    """The name of each engine in turn; skips where it is not installed."""
+    if not is_installed(*ENGINES[request.param].packages):
+        pytest.skip(f"no {request.param}: pip install -r requirements-backends.txt")
+    return request.param
+
+
+@pytest.fixture
+def openvino():
+    if not is_installed(*ENGINES["openvino"].packages):
+        pytest.skip("no openvino: pip install -r requirements-backends.txt")
+    return pytest.importorskip("openvino")
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest difference as a share of the largest value."""
+    assert a.shape == b.shape and a.dtype == b.dtype == np.float32
+    return float(np.abs(a - b).max() / np.abs(b).max())
+
+
+@pytest.mark.parametrize("options", [{"tile": "auto"}, {"tile": 16}, {"tile": "off", "self_ensemble": True}])
+def test_an_engine_makes_the_same_picture(golden_net, engine, options):
+    net, lr = golden_net("x2"), photograph("astronaut.png", 19, 50)
+    expected = NetworkUpscaler(net, 2, **{**options, "tile": "off"}).to_float(lr)
+    upscale = NetworkUpscaler(net, 2, backend=engine, **options)
+    assert upscale.backend == engine
+    assert difference(upscale.to_float(lr), expected) < 1e-5
+
+
+class Doubled(nn.Module):
+    """A network without stages."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 12, 5, padding=2)
+
+    def forward(self, x: torch.Tensor, scale: int) -> torch.Tensor:
+        return nn.functional.pixel_shuffle(self.conv(x), scale)
+
+
+def test_an_engine_runs_any_networks_tiles(engine):
+    torch.manual_seed(0)
+    net, lr = Doubled(), photograph("coffee.png", 35, 40)
+    made = NetworkUpscaler(net, 2, tile=16, backend=engine).to_float(lr)
+    assert difference(made, NetworkUpscaler(net, 2).to_float(lr)) < 1e-5
+
+
+def test_openvino_in_bf16_is_close_and_its_output_is_not_rounded_to_bf16(golden_net, openvino):
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU has no bf16")
+    lr = photograph("astronaut.png", 19, 50)
+    exact = NetworkUpscaler(golden_net("x2"), 2).to_float(lr)
+    short = NetworkUpscaler(golden_net("x2"), 2, precision="bf16", backend="openvino").to_float(lr)
+    assert 1e-6 < difference(short, exact) < 0.05
+    assert np.mean(torch.from_numpy(short).bfloat16().float().numpy() == short) < 0.1
+
+
+def test_the_benchmark_has_the_same_figures(command, pictures, golden_net, engine, tmp_path):
+    save_state(golden_net("x2").state_dict(), tmp_path / "net.pth")
+    figures = {}
+    for backend in ("torch", engine):
+        words = [
+            "--test_data_dir",
+            pictures,
+            "--sample_dir",
+            tmp_path / backend,
+            "--device",
+            "cpu",
+            "--backend",
+            backend,
+        ]
+        outcome = command("tcw_sample.py", "--ckpt_path", tmp_path / "net.pth", "--scale", 2, *words)
+        assert outcome.code == 0, outcome
+        content = json.loads(next((tmp_path / backend).glob("**/results.json")).read_text())
+        assert content["backend"] == backend
+        figures[backend] = [each["psnr"] for each in content["images"]]
+    assert figures[engine] == pytest.approx(figures["torch"], abs=1e-4)
+
+
+# --- which backend --------------------------------------------------------------------------------------------------
+
+
+def test_auto_takes_the_fastest_that_is_installed(golden_net, monkeypatch):
+    net = golden_net("x2")
+    assert start_backend("torch", net, 2, CPU, "fp32") == ("torch", net)
+    assert usable_backends(torch.device("cuda"), "fp32") == ["torch"] == usable_backends(CPU, "fp16")
+    monkeypatch.setattr(backends, "is_installed", lambda *names: True)
+    assert usable_backends(CPU, "fp32") == ["openvino", "onnxruntime", "torch"]
+    assert usable_backends(CPU, "bf16") == ["openvino", "torch"]
+    monkeypatch.setattr(backends, "is_installed", lambda *names: "openvino" not in names)
+    assert usable_backends(CPU, "fp32") == ["onnxruntime", "torch"]
+    monkeypatch.undo()
+    for package in ("onnxruntime", "openvino"):
+        monkeypatch.setitem(sys.modules, package, None)
+    assert usable_backends(CPU, "fp32") == ["torch"]
+    assert NetworkUpscaler(net, 2, backend="auto").backend == "torch"
+
+
+class OneSize(nn.Module):
+    def forward(self, x: torch.Tensor, scale: int) -> torch.Tensor:
+        return x.reshape(1, 3, 20, 24).repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+def test_auto_goes_on_in_pytorch_where_a_network_cannot_be_exported(engine, capsys):
+    upscale = NetworkUpscaler(OneSize(), 2, backend="auto")
+    assert upscale.backend == "torch" and upscale(photograph("coffee.png", 20, 24)).shape == (40, 48, 3)
+    assert "--backend auto goes on without" in capsys.readouterr().err
+    with pytest.raises(InputError, match="cannot become an ONNX graph"):
+        NetworkUpscaler(OneSize(), 2, backend=engine)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_missing_package_is_one_line_that_says_what_to_install(refused, monkeypatch, checkpoint, tmp_path, name):
+    for package in ENGINES[name].packages:
+        monkeypatch.setitem(sys.modules, package, None)
+    phrase = f"--backend {name} needs the package onnx: pip install -r requirements-backends.txt"
+    words = ["--ckpt_path", checkpoint, "--scale", 2, "--sample_dir", tmp_path / "new", "--backend", name]
+    refused(phrase, "tcw_sample.py", *words)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "device", "phrase"),
+    [
+        ("onnxruntime", "bf16", "cpu", "--backend onnxruntime knows --precision fp32, not bf16"),
+        ("openvino", "fp16", "cpu", r"--backend openvino knows --precision fp32\|bf16, not fp16"),
+        ("openvino", "fp32", "cuda", "--backend openvino computes on the CPU"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_refused(name, precision, device, phrase):
+    with pytest.raises(InputError, match=phrase):
+        start_backend(name, nn.Identity(), 2, torch.device(device), precision)

@@ -1,0 +1,87 @@
+"""A network as an ONNX graph: ONNX Runtime gets the same picture out of it at any size, and misfits are clear errors."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+from torch import nn
+
+from common.errors import InputError
+from model.checkpoint import save_state
+from model.export import to_onnx
+from model.ops import MeanShift
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="no ONNX Runtime: pip install -r requirements-backends.txt")
+pytest.importorskip("onnxscript", reason="no exporter: pip install -r requirements-backends.txt")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SIZES = [(1, 1, 1), (1, 12, 20), (2, 33, 17)]  # batch, height, width
+
+
+def run_graph(graph, lr: torch.Tensor) -> torch.Tensor:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(["sr"], {"lr": lr.numpy()})[0])
+
+
+@pytest.mark.parametrize(("kind", "scale"), [("x2", 2), ("x3", 3), ("x4", 4), ("multi", 3), ("multi", 4)])
+def test_the_graph_gives_the_networks_picture_at_any_size(golden_net, command, tmp_path, kind, scale):
+    net, file = golden_net(kind).eval(), tmp_path / "new/net.onnx"
+    save_state(net.state_dict(), tmp_path / "net.pth")
+    words = ["--scale", scale] if kind == "multi" else []
+    outcome = command("-m", "model.export", tmp_path / "net.pth", file, *words)
+    assert outcome.code == 0 and outcome.out.startswith(f"wrote {file} (x{scale}, "), outcome
+    assert [each.name for each in file.parent.iterdir()] == ["net.onnx"]
+    for batch, height, width in SIZES:
+        lr = torch.linspace(0, 1, batch * 3 * height * width).sin().view(batch, 3, height, width).abs()
+        with torch.no_grad():
+            expected = net(lr, scale)
+        made = run_graph(file, lr)
+        assert made.shape == expected.shape
+        assert float((made - expected).abs().max() / expected.abs().max()) < 1e-5
+    assert str(ROOT).encode() not in file.read_bytes()  # the exporter would note where the code stands
+
+
+def test_a_mean_shift_that_does_more_than_shift_stays_as_it_is():
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shift = MeanShift()
+            self.shift.shifter.weight.data *= 2
+
+        def forward(self, x, scale):
+            return self.shift(x)
+
+    lr = torch.rand(1, 3, 5, 4)
+    assert torch.allclose(run_graph(to_onnx(Shifted().eval(), 2), lr), Shifted()(lr, 2), atol=1e-6)
+
+
+def test_a_network_for_one_size_of_image_is_refused_and_left_as_it_is():
+    class OneSize(nn.Module):
+        def forward(self, x, scale):
+            return x.reshape(2, 3, 20, 24)
+
+    net = OneSize().double().train()
+    with pytest.raises(InputError, match="cannot become an ONNX graph for images of any size"):
+        to_onnx(net, 2)
+    assert net.training
+
+
+def test_a_multi_scale_network_needs_the_scale(golden_net, refused, tmp_path):
+    save_state(golden_net("multi").state_dict(), tmp_path / "net.pth")
+    refused("choose it with --scale 2|3|4", "-m", "model.export", tmp_path / "net.pth", tmp_path / "net.onnx")
+
+
+def test_what_stands_at_the_output_survives_a_refusal(checkpoint, refused, monkeypatch, tmp_path):
+    out = tmp_path / "net.onnx"
+    out.write_text("mine")
+    refused("not for --scale 3", "-m", "model.export", checkpoint, out, "--scale", 3)
+    refused("does not end with .onnx", "-m", "model.export", checkpoint, checkpoint)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    phrase = "needs the package onnxscript: pip install -r requirements-backends.txt"
+    refused(phrase, "-m", "model.export", checkpoint, out)
+    assert out.read_text() == "mine"
