@@ -282,7 +282,7 @@ class Solver:
         self.state.restore(saved, self.image_count, self.net, self.ema_net, self.optimizer, self.sampler)
         self.step, self.seconds = saved["step"], saved["seconds"]
         self._saved_step = self.step
-        self._window = [tuple(pair) for pair in saved["window"]]
+        self._window = saved["window"]
         self._say(f"resumed {self.state.path} at step {self.step}")
 
     def _ask_to_stop(self, number: int, _frame: object) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from common.device import pick_device
-from common.errors import InputError, run_command
-from common.files import make_folder
+from common.errors import InputError, plain, run_command
+from common.files import folder_inside
 from dataset.hdf5 import SCALES
 from dataset.images import say_conversions, write_png
 from dataset.testset import TestPair, TestSet, open_test_set
@@ -61,13 +61,15 @@ def main() -> None:
     upscale = make_upscaler(args)
     if args.input:
         written = upscale_photos(args.input, args.sample_dir, upscale)
-        print(f"wrote {written[0] if len(written) == 1 else f'{len(written)} pictures to {args.sample_dir}'}")
+        print(
+            f"wrote {plain(str(written[0])) if len(written) == 1 else f'{len(written)} pictures to {args.sample_dir}'}"
+        )
         return
     test_set = open_test_set(args.test_data_dir, args.scale)
     run = "bicubic" if args.model == "bicubic" else args.ckpt_path.stem + "_ensemble" * args.self_ensemble
     folder = args.sample_dir / run / test_set.name / f"x{args.scale}"
     for kind in ("SR", "HR"):
-        make_folder(folder / kind)
+        folder_inside(args.sample_dir, folder / kind)
 
     def keep(pair: TestPair, sr: np.ndarray, hr: np.ndarray) -> None:
         write_png(folder / "SR" / pair.sr_name, sr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -15,13 +16,20 @@ class InputError(Exception):
 
 def one_line(error: BaseException) -> str:
     """The message of a foreign exception without its line breaks, for use inside an `InputError`."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return plain(" ".join(str(error).split())) or type(error).__name__
+
+
+def plain(text: str) -> str:
+    """A name from outside as it may be shown: what is not printable (line breaks, terminal commands, odd bytes) is escaped."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def run_command(main: Callable[[], None]) -> None:
     """Runs a command line: 0 when done, 2 and one line on stderr for bad input, 130 after Ctrl-C, 143 after SIGTERM."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: _leave("stopped by SIGTERM", 143))  # so that temporary files go
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop
     try:
         main()
     except InputError as error:

@@ -115,6 +115,13 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def folder_inside(root: Path, path: Path) -> Path:
+    """`make_folder(path)`; `InputError` if it is a link, or lies behind one, that leads out of the folder `root`."""
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise InputError(f"{path} leads out of {root}, to {path.resolve()}: remove the link or name another folder")
+    return make_folder(path)
+
+
 @contextmanager
 def room_for(path: Path) -> Iterator[None]:
     """Turns the error of a full disk, or of a file size that is not allowed, into an `InputError` that names `path`."""

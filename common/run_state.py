@@ -6,6 +6,8 @@ It holds all that decides how training goes on: weights, averages, optimiser, po
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,6 +17,7 @@ from common.errors import InputError, one_line
 from common.files import PatientFile, whole_file
 from common.muon import MuonAndAdam
 from dataset.patches import PatchSampler
+from model.checkpoint import load_plain
 
 CONTENTS = ("options", "images", "step", "seconds", "window", "net", "ema", "optimizer", "sampler", "random")
 SAME_RUN = (
@@ -49,17 +52,15 @@ class RunState:
                 f"{self.path} belongs to a run that stands there: go on with --resume, or choose another "
                 "--ckpt_dir or --ckpt_name"
             )
-        try:
-            saved = torch.load(self.path, map_location="cpu", weights_only=True)
-            options = {name: saved[name] for name in CONTENTS}["options"]
-        except Exception as error:
-            what = f"{type(error).__name__}: {one_line(error)[:200]}"
-            raise InputError(f"{self.path} cannot be read ({what}): move it away") from None
-        for name, value in options.items():
-            if getattr(args, name) != value:
-                raise InputError(
-                    f"--resume: the run in {self.path.parent} has --{name} {value}, not {getattr(args, name)}"
-                )
+        with self._readable():
+            saved = load_plain(self.path)
+            options = {name: saved[name] for name in CONTENTS}["options"].items()
+            saved["step"], saved["seconds"] = int(saved["step"]), float(saved["seconds"])
+            saved["window"] = [(float(loss), float(norm)) for loss, norm in saved["window"]]
+        for name, value in options:
+            if name not in SAME_RUN or getattr(args, name) != value:
+                have = getattr(args, name, "known here")
+                raise InputError(f"--resume: the run in {self.path.parent} has --{name} {value}, not {have}")
         return saved
 
     def save(
@@ -98,9 +99,27 @@ class RunState:
                 f"--resume: the run in {self.path.parent} had {saved['images']} images, but "
                 f"{self._args.train_data_path} has {images}: give it the same --train_data_path"
             )
-        net.load_state_dict(saved["net"])
-        if ema is not None:
-            ema.load_state_dict(saved["ema"])
-        optimizer.load_state_dict(saved["optimizer"])
-        sampler.restore(saved["sampler"])
-        torch.set_rng_state(saved["random"])
+        with self._readable():
+            net.load_state_dict(saved["net"])
+            if ema is not None:
+                ema.load_state_dict(saved["ema"])
+            optimizer.load_state_dict(saved["optimizer"])
+            _check_shapes(optimizer)
+            sampler.restore(saved["sampler"])
+            torch.set_rng_state(saved["random"])
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # a damaged file may fail in any way
+            what = f"{type(error).__name__}: {one_line(error)[:200]}"
+            raise InputError(f"{self.path} cannot be read ({what}): move it away") from None
+
+
+def _check_shapes(optimizer: torch.optim.Optimizer | MuonAndAdam) -> None:
+    """PyTorch takes any state for any weight: `ValueError` where one does not fit."""
+    for part in optimizer.parts.values() if isinstance(optimizer, MuonAndAdam) else (optimizer,):
+        for weight, values in part.state.items():
+            if any(value.ndim and value.shape != weight.shape for value in values.values()):
+                raise ValueError("the optimiser's state is of other shapes than the weights")

@@ -17,6 +17,7 @@ from common.errors import InputError, one_line
 from common.files import PatientFile, whole_file
 
 SCALES = (2, 3, 4)
+MOST_PACKED = 100  # times smaller than its pixels an image may be stored before it is taken for a trap
 
 
 @dataclass
@@ -74,19 +75,24 @@ def read_hdf5(path: Path | str, scales: Iterable[int]) -> TrainingImages:
 
 
 def _read_group(path: Path, file: h5py.File, mapped: np.memmap, name: str) -> list[np.ndarray]:
-    if not isinstance(file.get(name), h5py.Group):
+    if not isinstance(file.get(name), h5py.Group) or not isinstance(file.get(name, getlink=True), h5py.HardLink):
         have = ", ".join(file.keys()) or "nothing"
         raise InputError(f"{path} has no group {name} (it has {have}): make it again with `python div2h5.py`")
     group = file[name]
     images = []
     for number in range(len(group)):
         dataset = group.get(str(number))
-        if not isinstance(dataset, h5py.Dataset):
+        here = isinstance(group.get(str(number), getlink=True), h5py.HardLink)
+        if not isinstance(dataset, h5py.Dataset) or not here:
             raise InputError(f"{path}: {name} has {len(group)} entries but no image {number}: make it again")
         if dataset.dtype != np.uint8 or dataset.ndim != 3 or dataset.shape[2] != 3 or 0 in dataset.shape:
             raise InputError(f"{path}: {name}/{number} is {dataset.dtype}{dataset.shape}, not uint8 (H, W, 3)")
+        if dataset.external or dataset.is_virtual:
+            raise InputError(f"{path}: {name}/{number} takes its pixels from another file: refused")
         offset = dataset.id.get_offset() if dataset.chunks is None else None
         if offset is None:
+            if dataset.size > max(1 << 20, MOST_PACKED * dataset.id.get_storage_size()):
+                raise InputError(f"{path}: {name}/{number} is packed far smaller than photographs can be: refused")
             images.append(dataset[()])
         else:
             images.append(mapped[offset : offset + dataset.size].reshape(dataset.shape))

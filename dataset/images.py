@@ -14,9 +14,10 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from common.errors import InputError, one_line
+from common.errors import InputError, one_line, plain
 from common.files import whole_file
 
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")  # Pillow knows others, of which some start programs to decode
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 MAX_PIXELS = 256_000_000  # a header that promises more is refused before memory is taken
 Image.MAX_IMAGE_PIXELS = None  # the check is ours: an error of one line in place of a warning
@@ -52,7 +53,7 @@ def read_picture(path: Path | str) -> Picture:
     """Reads one file with its EXIF turn applied. `InputError` names a file that is missing, broken or too large."""
     path = Path(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return _decode(path, image)
     except InputError:
         raise
@@ -95,7 +96,7 @@ def say_conversions(pictures: Iterable[tuple[str, Picture | None]]) -> str | Non
     if not found:
         return None
     kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(kind for _, kind in found).items())
-    names = ", ".join(name for name, _ in found[:3]) + (", ..." if len(found) > 3 else "")
+    names = ", ".join(plain(name) for name, _ in found[:3]) + (", ..." if len(found) > 3 else "")
     return f"converted to 8-bit RGB: {kinds} ({names})"
 
 

@@ -80,10 +80,12 @@ class PatchSampler:
         return json.dumps({"random": self._random.bit_generator.state, "order": self._order.tolist()})
 
     def restore(self, state: str) -> None:
-        """Goes on where `state` was taken."""
+        """Goes on where `state` was taken. Any error for another text."""
         loaded = json.loads(state)
-        self._random.bit_generator.state = loaded["random"]
-        self._order = np.array(loaded["order"], np.int64)
+        order = np.array(loaded["order"], np.int64)
+        if order.ndim != 1 or not np.isin(order, np.arange(len(self._sizes[self.scales[0]]))).all():
+            raise ValueError("images are left in the epoch that are not in the training set")
+        self._random.bit_generator.state, self._order = loaded["random"], order
 
     def _next_images(self, count: int) -> np.ndarray:
         while len(self._order) < count:

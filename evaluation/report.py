@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+from common.errors import plain
 from common.files import whole_file
 from evaluation.benchmark import Result, Row
 
@@ -17,7 +18,7 @@ def format_table(result: Result, baseline: Result | None = None) -> str:
     SSIM in front.
     """
     rows = [*result.rows, result.mean]
-    width = max(12, *(len(row.name) for row in rows))
+    width = max(12, *(len(plain(row.name)) for row in rows))
     before = f"{'bicubic PSNR':>14}{'SSIM':>9}" if baseline else ""
     lines = [f"{'image':<{width}}{before}" + "".join(f"{head:>10}" for head in HEAD)]
     others: list[Row | None] = [*baseline.rows, baseline.mean] if baseline else [None] * len(rows)
@@ -26,7 +27,9 @@ def format_table(result: Result, baseline: Result | None = None) -> str:
             lines.append("-" * len(lines[0]))
         front = f"{other.quality.psnr:14.2f}{other.quality.ssim:9.4f}" if other else ""
         q = row.quality
-        lines.append(f"{row.name:<{width}}{front}{q.psnr:10.2f}{q.ssim:10.4f}{q.psnr_rgb:10.2f}{row.seconds:10.2f}")
+        lines.append(
+            f"{plain(row.name):<{width}}{front}{q.psnr:10.2f}{q.ssim:10.4f}{q.psnr_rgb:10.2f}{row.seconds:10.2f}"
+        )
     return "\n".join(lines)
 
 
@@ -42,11 +45,14 @@ def write_results(path: Path, about: dict, result: Result, baseline: Result | No
     if baseline:
         content["bicubic"] = _figures(baseline)
     with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(
+            text + "\n", encoding="utf-8", errors="backslashreplace"
+        )  # as JSON escapes what is no text
 
 
 def _figures(result: Result) -> dict:
-    def plain(row: Row) -> dict:  # JSON has no infinity: the PSNR of equal images becomes null
+    def finite(row: Row) -> dict:  # JSON has no infinity: the PSNR of equal images becomes null
         return {key: None if value in (math.inf, -math.inf) else value for key, value in row.as_dict().items()}
 
-    return {"images": [plain(row) for row in result.rows], "mean": plain(result.mean)}
+    return {"images": [finite(row) for row in result.rows], "mean": finite(result.mean)}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from common.files import room_for, whole_file
+from common.files import folder_inside, room_for, whole_file
 from common.locks import locked
 
 
@@ -23,7 +23,8 @@ class TrainingLog:
     def __init__(self, folder: Path, name: str, step: int):
         self._name, self._path = name, folder / "log.jsonl"
         self._keep_until(step)
-        self._board = SummaryWriter(str(folder / f"{name}_tensorboard"), purge_step=step + 1)
+        board = folder_inside(folder, folder / f"{name}_tensorboard")
+        self._board = SummaryWriter(str(board), purge_step=step + 1)
 
     def write(self, step: int, values: dict) -> None:
         """Appends one line: the run's name, the step and `values` (numbers, or {"x2": {"psnr": ...}} for validation)."""
@@ -72,7 +73,7 @@ class TrainingLog:
 
 def _append(path: Path, line: str) -> None:
     """Adds a whole line or, where the disk is full, nothing."""
-    with open(path, "ab", buffering=0) as file:
+    with open(path, "ab", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)) as file:
         size, rest = file.tell(), memoryview(line.encode())
         try:
             while rest:

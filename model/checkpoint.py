@@ -68,7 +68,7 @@ def read_state(path: Path | str) -> State:
     if not path.is_file():
         raise InputError(f"{path} does not exist: name a .pth or .safetensors file")
     try:
-        loaded = load_file(path) if path.suffix == ".safetensors" else _torch_load(path)
+        loaded = load_file(path) if path.suffix == ".safetensors" else load_plain(path)
     except InputError:
         raise
     except Exception as error:  # torch.load raises nearly anything for a damaged file
@@ -182,7 +182,11 @@ def save_state(state: State, path: Path | str) -> None:
                 torch.save(state, file)
 
 
-def _torch_load(path: Path) -> object:
+def load_plain(path: Path) -> object:
+    """What `torch.save` wrote, if it is plain data: nothing in it is run. Any error for a damaged file.
+
+    `InputError` for what is no such file, would run code, or would take far more memory than its size.
+    """
     with open(path, "rb") as file:
         if (start := file.read(2))[:1] != pickle.PROTO and start != b"PK":
             raise InputError(f"{path} is no PyTorch weight file: it starts with {start!r}, not as a pickle or zip file")
@@ -201,10 +205,12 @@ def _torch_load(path: Path) -> object:
 
 
 def _is_plain(value: object) -> bool:
-    """An ordinary tensor: dense, real, not quantised, with its values at hand."""
+    """An ordinary tensor: dense, real, not quantised, with all of its values at hand and not one that stands for many."""
     if not isinstance(value, Tensor) or value.is_nested or value.is_quantized or value.is_complex() or value.is_meta:
         return False
-    return value.layout == torch.strided
+    if value.layout != torch.strided:
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def _rename(name: str, table: dict[str, str], prefix: tuple[str, str]) -> str:

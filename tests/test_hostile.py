@@ -1,0 +1,249 @@
+"""Files from strangers: whatever is wrong, one line names the file, nothing in it runs, nothing is written elsewhere.
+
+What belongs to one reader alone is tried in its own tests: damaged weights in test_checkpoint.py, pictures in test_images.py,
+groups and sizes in test_hdf5.py, names in a page in test_html_report.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import photograph
+from PIL import Image
+
+from common.errors import InputError, plain
+from dataset.hdf5 import read_hdf5, write_hdf5
+from dataset.images import read_picture, read_rgb
+from model.checkpoint import read_state
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+COLOUR = photograph("astronaut.png", 24, 30)
+SMALL = ["--patch_size", 8, "--batch_size", 2, "--init", "identity", "--device", "cpu", "--val_data_dir", "none"]
+ODD_NAMES = ["two words", "line\nbreak", "Bildgröße 图像 صورة", "..x", "-rf", "%s{0}$(x)`y`", "\x1b[31mred", "q" * 200]
+
+
+@pytest.fixture
+def training_set(tmp_path):
+    pairs = [(np.full((16, 16, 3), number, np.uint8), {2: np.full((8, 8, 3), number, np.uint8)}) for number in range(3)]
+    write_hdf5(tmp_path / "train.h5", pairs)
+    return tmp_path / "train.h5"
+
+
+def bicubic(source, out, kind="--input") -> list:
+    return ["tcw_sample.py", "--model", "bicubic", "--scale", 2, kind, source, "--sample_dir", out]
+
+
+# --- training sets --------------------------------------------------------------------------------------------------
+
+
+def test_a_training_set_cut_off_at_any_byte_is_refused(training_set):
+    whole = training_set.read_bytes()
+    for length in (*range(0, len(whole), 61), len(whole) - 1):
+        training_set.write_bytes(whole[:length])
+        with pytest.raises(InputError, match="is not a readable HDF5 file"):
+            read_hdf5(training_set, [2])
+
+
+def test_pixels_from_another_file_are_not_taken(training_set, tmp_path):
+    (tmp_path / "secret").write_bytes(bytes(16 * 16 * 3))
+    with h5py.File(training_set, "a") as file:
+        del file["HR/1"]
+        file.create_dataset("HR/1", (16, 16, 3), np.uint8, external=str(tmp_path / "secret"))
+    with pytest.raises(InputError, match="HR/1 takes its pixels from another file"):
+        read_hdf5(training_set, [2])
+    with h5py.File(training_set, "a") as file:
+        del file["HR/1"]
+        layout = h5py.VirtualLayout((16, 16, 3), np.uint8)
+        layout[:] = h5py.VirtualSource(str(training_set), "HR/0", (16, 16, 3))
+        file.create_virtual_dataset("HR/1", layout)
+    with pytest.raises(InputError, match="HR/1 takes its pixels from another file"):
+        read_hdf5(training_set, [2])
+
+
+@pytest.mark.parametrize("place", ["HR", "HR/1"])
+def test_links_into_another_file_are_not_followed(training_set, tmp_path, place):
+    other = tmp_path / "other.h5"
+    other.write_bytes(training_set.read_bytes())
+    with h5py.File(training_set, "a") as file:
+        del file[place]
+        file[place] = h5py.ExternalLink(str(other), place)
+    with pytest.raises(InputError, match=r"has no group HR|no image 1"):
+        read_hdf5(training_set, [2])
+
+
+def test_an_image_that_unpacks_to_more_than_there_is_memory_is_refused(training_set):
+    with h5py.File(training_set, "a") as file:
+        del file["HR/1"]
+        file.create_dataset("HR/1", (1 << 20, 1 << 20, 3), np.uint8, chunks=(1024, 1024, 3), compression="gzip")
+    with pytest.raises(InputError, match="HR/1 is packed far smaller than photographs can be"):
+        read_hdf5(training_set, [2])
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 400), (400, 1), (3, 2)], ids=str)
+def test_a_picture_of_any_shape_is_upscaled(command, checkpoint, tmp_path, size):
+    Image.fromarray(COLOUR).resize(size).save(tmp_path / "a.png")
+    words = ["tcw_sample.py", "--scale", 2, "--ckpt_path", checkpoint, "--device", "cpu", "--input", tmp_path / "a.png"]
+    assert command(*words, "--sample_dir", tmp_path).code == 0
+    assert Image.open(tmp_path / "a_x2.png").size == (2 * size[0], 2 * size[1])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4000)], ids=str)
+def test_a_picture_too_small_to_train_on_or_to_measure_is_named(refused, tmp_path, size):
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", size).save(tmp_path / "in/dot.png")
+    refused("dot.png is", "div2h5.py", "--source", tmp_path / "in", "--out", tmp_path / "a.h5")
+    refused("dot.png", *bicubic(tmp_path / "in", tmp_path / "out", "--test_data_dir"))
+
+
+@pytest.mark.parametrize("ending", ["png", "webp"])
+def test_of_an_animation_the_first_picture_is_taken(tmp_path, ending):
+    others = [Image.new("RGB", (30, 24), colour) for colour in ("red", "blue")]
+    Image.fromarray(COLOUR).save(tmp_path / f"a.{ending}", save_all=True, append_images=others, lossless=True)
+    assert np.array_equal(read_rgb(tmp_path / f"a.{ending}"), COLOUR)
+
+
+def test_a_jpeg_for_print_becomes_rgb(tmp_path):
+    Image.fromarray(COLOUR).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
+    picture = read_picture(tmp_path / "a.jpg")
+    assert picture.converted == "CMYK" and abs(picture.rgb.astype(int) - COLOUR).mean() < 6
+
+
+@pytest.mark.parametrize("kind", ["EPS", "GIF", "PDF"])
+def test_other_kinds_of_files_under_a_pictures_name_are_refused(tmp_path, kind):
+    """To decode EPS, Pillow would start Ghostscript."""
+    Image.fromarray(COLOUR).save(tmp_path / "a.png", format=kind)
+    with pytest.raises(InputError, match=r"a\.png is not a readable picture"):
+        read_picture(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("width", [30_000, 2**31 - 1])
+def test_a_header_that_promises_too_much_costs_no_memory(refused, tmp_path, width):
+    data = bytearray(b"P6 %d 30000 255\n" % width)
+    (tmp_path / "a.ppm").write_bytes(data)
+    refused("more than 256 megapixels are refused", *bicubic(tmp_path / "a.ppm", tmp_path / "out"))
+
+
+# --- names and links ------------------------------------------------------------------------------------------------
+
+
+def test_any_name_of_a_picture_is_taken_and_shown_without_what_is_no_text(command, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ODD_NAMES:
+        Image.fromarray(COLOUR).save(tmp_path / f"in/x{name}.png")
+    Image.fromarray(COLOUR).save(os.fsencode(tmp_path) + b"/in/x\xff.png", format="PNG")  # no text in any coding
+    outcome = command(*bicubic(tmp_path / "in", tmp_path / "out"))
+    assert outcome.code == 0, outcome.err
+    names = sorted(os.listdir(os.fsencode(tmp_path / "out")))
+    assert names == sorted([*(f"x{name}_x2.png".encode() for name in ODD_NAMES), b"x\xff_x2.png"])
+    outcome = command(*bicubic(tmp_path / "in", tmp_path / "measured", "--test_data_dir"))
+    assert outcome.code == 0 and "\x1b" not in outcome.out and "xline\\nbreak.png" in outcome.out, outcome.err
+    results = json.loads((tmp_path / "measured/bicubic/in/x2/results.json").read_text(encoding="utf-8"))
+    assert [each["name"] for each in results["images"]] == sorted([*(f"x{n}.png" for n in ODD_NAMES), "x\udcff.png"])
+
+
+def test_a_name_in_an_error_is_shown_on_one_line(refused, tmp_path):
+    name = "a\n\x1b[31m\udcff.png"
+    (tmp_path / name).write_text("no picture")
+    line = refused("is not a readable picture", *bicubic(tmp_path / name, tmp_path / "out"))
+    assert "\\x1b[31m\\udcff.png" in line and line.isprintable()
+    assert plain("Größe \x07") == "Größe \\x07"
+
+
+@pytest.mark.parametrize("folder", ["SR", "HR"])
+def test_results_are_not_written_through_a_link_that_leads_out(refused, pictures, tmp_path, folder):
+    place, elsewhere = tmp_path / f"out/bicubic/{pictures.name}/x2", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    place.mkdir(parents=True)
+    (place / folder).symlink_to(elsewhere)
+    refused(f"{folder} leads out of", *bicubic(pictures, tmp_path / "out", "--test_data_dir"))
+    assert not list(elsewhere.iterdir())
+
+
+def test_a_link_in_the_place_of_a_result_is_replaced_and_not_followed(command, pictures, tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/0000_x2.png").symlink_to(tmp_path / "precious")
+    assert command(*bicubic(pictures / "0000.png", tmp_path / "out")).code == 0
+    assert (tmp_path / "precious").read_text() == "mine" and not (tmp_path / "out/0000_x2.png").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "cfsrcnn_tensorboard"])
+def test_a_run_writes_through_no_link(command, training_set, tmp_path, name):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
+    words = ["train.py", "--train_data_path", training_set, "--ckpt_dir", tmp_path / "run", *SMALL, "--max_steps", 1]
+    outcome = command(*words)
+    assert outcome.code == 2 and "Traceback" not in outcome.err and not (tmp_path / "elsewhere").exists()
+
+
+def test_the_names_of_weights_may_go_up_but_not_out(command, training_set, tmp_path):
+    words = ["train.py", "--train_data_path", training_set, "--ckpt_dir", tmp_path / "a/run", *SMALL, "--max_steps", 1]
+    assert command(*words, "--ckpt_name", "..").code == 0
+    assert (tmp_path / "a/run/.._1.pth").exists() and os.listdir(tmp_path / "a") == ["run"]
+
+
+def test_an_sr_folder_that_is_a_file_is_named(refused, pictures, tmp_path):
+    (tmp_path / "bicubic").write_text("mine")
+    refused("bicubic is a file, but a folder is needed", *bicubic(pictures, tmp_path, "--test_data_dir"))
+    assert (tmp_path / "bicubic").read_text() == "mine"
+
+
+# --- weights and states ---------------------------------------------------------------------------------------------
+
+
+def test_a_tensor_of_one_value_that_stands_for_many_is_refused(refused, tmp_path):
+    torch.save({"a": torch.zeros(1).expand(1 << 40)}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match="holds no weights"):
+        read_state(tmp_path / "a.pth")
+    refused("holds no weights", "-m", "model.checkpoint", "show", tmp_path / "a.pth")
+
+
+def spoiled(state: dict) -> dict[str, dict]:
+    """Training states that are readable and wrong, by what is wrong with them."""
+    optimizer = {**state["optimizer"], "state": {0: {**state["optimizer"]["state"][0], "exp_avg": torch.zeros(7)}}}
+    return {
+        "options": state | {"options": [1, 2]},
+        "unknown option": state | {"options": state["options"] | {"rm": "-rf"}},
+        "step": state | {"step": "seven"},
+        "window": state | {"window": [1]},
+        "weights": state | {"net": {"a": torch.zeros(3)}},
+        "optimiser": state | {"optimizer": optimizer},
+        "no optimiser": state | {"optimizer": {}},
+        "patches": state | {"sampler": "{}"},
+        "order": state | {"sampler": json.dumps(json.loads(state["sampler"]) | {"order": [10**9]})},
+        "random": state | {"random": torch.zeros(3)},
+        "no dict": {"a": 1},
+    }
+
+
+def test_a_training_state_that_is_wrong_inside_is_one_line(command, refused, training_set, tmp_path):
+    words = [
+        "train.py",
+        "--train_data_path",
+        training_set,
+        "--ckpt_dir",
+        tmp_path,
+        *SMALL,
+        "--max_steps",
+        1,
+        "--resume",
+    ]
+    assert command(*words).code == 0
+    latest = tmp_path / "cfsrcnn_latest.train.pt"
+    for what, state in spoiled(torch.load(latest, weights_only=True)).items():
+        torch.save(state, latest)
+        refused("has --rm" if what == "unknown option" else "cannot be read", *words)
+    torch.save([os.getcwd], latest)
+    refused("could run code: refused", *words)
+    with zipfile.ZipFile(latest, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(32 << 20))
+    refused("packed far smaller", *words)
