@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +98,7 @@ def make_data(folder: Path, seed: int) -> list[str]:
     return ["--train_data_path", str(folder / "train.h5"), "--val_data_dir", str(folder / "set")]
 
 
-def start(data: list[str], run: Path, output: Path) -> multiprocessing.Process:
+def start(data: list[str], run: Path, output: Path) -> BaseProcess:
     """A process that trains in the folder `run`, from the start or from where the last one was killed."""
     flags = [
         "--ckpt_dir",

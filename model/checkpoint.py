@@ -12,6 +12,7 @@ import pickle
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
@@ -182,7 +183,7 @@ def save_state(state: State, path: Path | str) -> None:
                 torch.save(state, file)
 
 
-def load_plain(path: Path) -> object:
+def load_plain(path: Path) -> Any:
     """What `torch.save` wrote, if it is plain data: nothing in it is run. Any error for a damaged file.
 
     `InputError` for what is no such file, would run code, or would take far more memory than its size.
