@@ -5,10 +5,10 @@ Without flags: DIV2K as downloaded, found in `dataset/`, becomes `dataset/DIV2K_
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from common.errors import InputError, run_command
+from common.flags import Flags, natural
 from dataset.imresize import EDGES
 from dataset.pairs import write_training_set
 
@@ -17,7 +17,7 @@ DIV2K_PLACES = [HERE / "DIV2K", HERE / "DIV2K_train", HERE]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Build the HDF5 training set from DIV2K or any folder of pictures.")
+    parser = Flags(description="Build the HDF5 training set from DIV2K or any folder of pictures.")
     parser.add_argument(
         "--source",
         type=Path,
@@ -25,22 +25,20 @@ def main() -> None:
         "images are then made by dataset/imresize.py (default: DIV2K in dataset/, as downloaded)",
     )
     parser.add_argument("--extra", type=Path, nargs="*", default=[], help="more folders of pictures to add")
-    parser.add_argument("--out", type=Path, default=HERE / "DIV2K_train.h5", help="the file to write")
+    parser.add_argument(
+        "--out", type=Path, default=HERE / "DIV2K_train.h5", help="the file to write (default: dataset/DIV2K_train.h5)"
+    )
     parser.add_argument("--scales", type=int, nargs="+", default=[2, 3, 4], choices=[2, 3, 4], help="default: all")
     parser.add_argument("--edge", choices=EDGES, default="clamp", help="how made LR images treat the border")
-    parser.add_argument("--workers", type=int, default=0, help="decoding threads (default: one per CPU core)")
+    parser.add_argument("--workers", type=natural, default=0, help="decoding threads (default: one per CPU core)")
     parser.add_argument(
         "--hold_out",
-        type=int,
+        type=natural,
         default=0,
         metavar="N",
         help="leave N pictures out, evenly spread, and make a test set OUT_held_out of them to validate on",
     )
     args = parser.parse_args()
-    if args.hold_out < 0:
-        raise InputError(f"--hold_out {args.hold_out} must not be negative")
-    if args.workers < 0:
-        raise InputError(f"--workers {args.workers} must not be negative")
 
     source = args.source or find_div2k()
     write_training_set(

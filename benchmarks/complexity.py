@@ -7,7 +7,6 @@ Command line: `python -m benchmarks.complexity --out complexity.json`.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common.errors import run_command
 from common.files import whole_file
+from common.flags import Flags
 from dataset.hdf5 import SCALES
 from evaluation import published
 from evaluation.tables import Table, to_markdown
@@ -165,7 +165,7 @@ def _size(module: nn.Module) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Flags(
         prog="python -m benchmarks.complexity", description="Count parameters, multiply-adds and activations."
     )
     parser.add_argument("--out", type=Path, help="JSON file to write")

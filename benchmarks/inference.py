@@ -7,7 +7,6 @@ Command line: `python -m benchmarks.inference --out results/inference.json`; `--
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +21,7 @@ from benchmarks.timing import Elsewhere, device_name, time_alternately
 from common.device import pick_device
 from common.errors import InputError, run_command
 from common.files import whole_file
+from common.flags import Flags
 from common.progress import progress
 from evaluation import published
 from evaluation.backends import ENGINES, usable_backends
@@ -125,7 +125,7 @@ def by_size(scale: int, sides: tuple[int, ...], device: torch.device, precision:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.inference", description=__doc__.splitlines()[0])
+    parser = Flags(prog="python -m benchmarks.inference", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/inference.json"), help="JSON for evaluation.paper")
     parser.add_argument("--rounds", type=int, default=5, help="measured runs of each thing; medians are shown")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")

@@ -7,7 +7,6 @@ Command line: `python -m benchmarks.kill --kills 50`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -26,6 +25,7 @@ from tqdm import tqdm
 
 from common.errors import InputError, run_command
 from common.files import UNFINISHED
+from common.flags import Flags
 from common.progress import progress
 from dataset.hdf5 import write_hdf5
 from dataset.images import write_png
@@ -191,7 +191,7 @@ def log_of(run: Path) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.kill", description=__doc__.splitlines()[0])
+    parser = Flags(prog="python -m benchmarks.kill", description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50, help="how often to kill")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and the pictures")
     parser.add_argument(

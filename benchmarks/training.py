@@ -7,7 +7,6 @@ Command line: `python -m benchmarks.training --out results/training.json`; `--qu
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import tempfile
@@ -24,6 +23,7 @@ from benchmarks.timing import Elsewhere, device_name, time_alternately
 from common.device import pick_device
 from common.errors import run_command
 from common.files import whole_file
+from common.flags import Flags
 from common.parallel import Crew
 from dataset.hdf5 import TrainingImages, write_hdf5
 from dataset.patches import PatchSampler
@@ -116,7 +116,7 @@ def compare_steps(
         size = f"{batch} x {patch}x{patch}"
         make = partial(Elsewhere, make_plain_step, batch, patch)
         with make(0, device) as alone, make(4, device) as helped:
-            jobs = {"plain, 0 workers": alone, "plain, 4 workers": helped, **ours}
+            jobs: dict[str, Job] = {"plain, 0 workers": alone, "plain, 4 workers": helped, **ours}
             found[size] = time_alternately(jobs, rounds, size)
     return found
 
@@ -152,7 +152,7 @@ def parts_of_a_step(folder: Path, device: torch.device, precision: str, rounds: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
+    parser = Flags(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/training.json"), help="what was measured, as JSON")
     parser.add_argument("--rounds", type=int, default=10, help="measured runs of each thing; medians are shown")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")

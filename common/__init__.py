@@ -1,1 +1,1 @@
-"""What every command needs: one-line errors, whole-file writing, devices, several processes, an optimiser, the progress bar."""
+"""What every command needs: flags, one-line errors, whole files, devices, several processes, an optimiser, progress."""

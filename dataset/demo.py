@@ -5,12 +5,12 @@ Command line: `python -m dataset.demo [--out FOLDER]`; what is there already is 
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import skimage
 
 from common.errors import InputError, run_command
+from common.flags import Flags
 from dataset.hdf5 import SCALES
 from dataset.prepare import prepare
 
@@ -27,7 +27,7 @@ def make_demo_set(folder: Path, scales: list[int]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m dataset.demo", description=__doc__.splitlines()[0])
+    parser = Flags(prog="python -m dataset.demo", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("demo/photographs"), help="default: demo/photographs")
     parser.add_argument("--scales", type=int, nargs="+", choices=SCALES, default=list(SCALES), help="default: 2 3 4")
     args = parser.parse_args()

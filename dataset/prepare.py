@@ -6,12 +6,12 @@ Command line: `python -m dataset.prepare --hr FOLDER --name NAME --scales 2 3 4`
 
 from __future__ import annotations
 
-import argparse
 from fractions import Fraction
 from pathlib import Path
 
 from common.errors import InputError, run_command
 from common.files import whole_folder
+from common.flags import Flags
 from common.progress import progress
 from dataset.hdf5 import SCALES
 from dataset.images import list_images, read_picture, say_conversions, write_png
@@ -49,9 +49,7 @@ def prepare(hr_files: list[Path], folder: Path, scales: list[int], edge: str = "
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m dataset.prepare", description="Make a test set from HR images, or check one."
-    )
+    parser = Flags(prog="python -m dataset.prepare", description="Make a test set from HR images, or check one.")
     task = parser.add_mutually_exclusive_group(required=True)
     task.add_argument("--hr", type=Path, metavar="FOLDER", help="make a test set from the HR pictures in FOLDER")
     task.add_argument("--verify", type=Path, metavar="FOLDER", help="check a test set against the published one")
@@ -64,8 +62,7 @@ def main() -> None:
     args = parser.parse_args()
     scales = sorted(set(args.scales or ())) or None
     if args.verify:
-        if unused := next((flag for flag in ("name", "out", "edge") if getattr(args, flag)), None):
-            raise InputError(f"--verify has no use for --{unused}: leave it out")
+        parser.refuse(args, "--verify only looks", "name", "out", "edge")
         verify(args.verify, scales)
         return
     if args.name is None:

@@ -6,7 +6,6 @@ Command line: `python docs/draw_network.py [--out FILE]`. The numbers of blocks,
 
 from __future__ import annotations
 
-import argparse
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import nn
 
 from common.errors import run_command
 from common.files import whole_file
+from common.flags import Flags
 from model.cfsrcnn import CFSRCNN, CHANNELS, FEBS
 
 # pixels of the picture
@@ -249,7 +249,7 @@ def draw_legend(drawing: Drawing) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python docs/draw_network.py", description="Draw the network as SVG.")
+    parser = Flags(prog="python docs/draw_network.py", description="Draw the network as SVG.")
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).with_name("network.svg"), help="default: %(default)s"
     )

@@ -44,7 +44,8 @@ class StagedSubstitute(Substitute):
         self._extract, self._refine = (load(to_onnx(net, scale, stage)) for stage in ("extract", "refine"))
 
     def forward(self, lr: Tensor, scale: int) -> Tensor:
-        return self.refine(*self.extract(lr), scale)
+        deep, first = self.extract(lr)
+        return self.refine(deep, first, scale)
 
     def extract(self, lr: Tensor) -> tuple[Tensor, ...]:
         return self._extract(lr)

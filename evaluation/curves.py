@@ -5,7 +5,6 @@ Command line: `python -m evaluation.curves LOG... --out FILE.png` (or .svg, .pdf
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from matplotlib.ticker import LogFormatter
 
 from common.errors import InputError, one_line, run_command
 from common.files import whole_file
+from common.flags import Flags
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; the dashes do it in black and white
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
@@ -139,7 +139,7 @@ def write_figure(figure: Figure, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Flags(
         prog="python -m evaluation.curves", description="Draw loss, learning rate and PSNR of training runs."
     )
     parser.add_argument("logs", type=Path, nargs="+", metavar="LOG", help="log.jsonl of a training run")

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from common.errors import InputError, run_command
 from common.files import whole_file
+from common.flags import Flags
 from dataset.hdf5 import SCALES
 from dataset.images import read_rgb
 from dataset.testset import TestPair
@@ -119,9 +120,7 @@ def parse_crop(text: str) -> Crop:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation.figure", description="Compare SR pictures side by side."
-    )
+    parser = Flags(prog="python -m evaluation.figure", description="Compare SR pictures side by side.")
     parser.add_argument("--image", type=Path, required=True, help="the HR picture; its LR is made by our resize")
     parser.add_argument("--ckpt_path", type=Path, required=True, help="weights of CFSRCNN")
     parser.add_argument("--scale", type=int, required=True, choices=SCALES)

@@ -16,6 +16,7 @@ from benchmarks.complexity import count_all, scale_table
 from common.device import pick_device
 from common.errors import run_command
 from common.files import make_folder, whole_file
+from common.flags import Flags
 from dataset.hdf5 import SCALES
 from dataset.testset import TestSet, open_test_set, scales_of
 from evaluation import published
@@ -33,10 +34,9 @@ TestSets = dict[tuple[KnownSet, int], TestSet]  # by set and scale
 
 
 def parse_flags() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Flags(
         prog="python -m evaluation.paper",
         description="Measure every checkpoint on the paper's test sets and write its tables, ours beside theirs.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
         "--checkpoints", type=Path, default=Path("checkpoint"), help="a weight file or a folder of them"

@@ -7,8 +7,8 @@ multi-scale, as `.pth` or `.safetensors`, bare or inside `state_dict`, `params_e
 
 from __future__ import annotations
 
-import argparse
 import pickle
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError, one_line, run_command
 from common.files import PatientFile, whole_file
+from common.flags import Flags
 from model import build_net, net_class
 
 State = dict[str, Tensor]
@@ -134,6 +135,8 @@ def load_net(path: Path | str, model: str = "cfsrcnn", scale: int = 2, group: in
 
     A multi-scale file serves each of its scales. Raises `InputError`, saying what the file is, where it does not fit.
     """
+    if not Path(path).exists():
+        raise InputError(f"{path} does not exist: {_meant(Path(path), scale)}")
     net_class(model)
     state = read_state(path)
     contents = identify(state)
@@ -181,6 +184,15 @@ def save_state(state: State, path: Path | str) -> None:
         else:
             with PatientFile(temporary) as file:
                 torch.save(state, file)
+
+
+def _meant(path: Path, scale: int) -> str:
+    """What the user of a path that does not exist may have meant: the same path with `scale` in it, or what there is."""
+    meant = Path(re.sub(r"(?<![A-Za-z0-9])x[234](?![0-9])", f"x{scale}", str(path)))
+    if meant != path:
+        return f"for --scale {scale} you mean {meant}" + ("" if meant.is_file() else ", which is not there yet either")
+    there = sorted(map(str, Path("checkpoint").glob("**/*.pth")))
+    return f"there are {', '.join(there)}" if there else "train one with train.py"
 
 
 def load_plain(path: Path) -> Any:
@@ -244,7 +256,7 @@ def _check_finite(state: State, path: Path | str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m model.checkpoint", description="Weight files of CFSRCNN.")
+    parser = Flags(prog="python -m model.checkpoint", description="Weight files of CFSRCNN.")
     commands = parser.add_subparsers(dest="command", required=True)
     convert = commands.add_parser("convert", help="write a weight file in another form; .safetensors by its ending")
     convert.add_argument("input", type=Path)

@@ -6,7 +6,6 @@ Command line: `python -m model.export CKPT OUT.onnx [--scale 2|3|4]`. The graph 
 
 from __future__ import annotations
 
-import argparse
 import copy
 import warnings
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch.export import Dim
 
 from common.errors import InputError, one_line, run_command
 from common.files import whole_file
+from common.flags import Flags
 from common.optional import load_package
 from model.checkpoint import identify, load_net, read_state
 from model.ops import MeanShift
@@ -40,9 +40,12 @@ class _Stage(nn.Module):
 class _Shift(nn.Module):
     """A mean shift as the addition that it is: the same values without a convolution."""
 
-    def __init__(self, shift: Tensor):
+    shift: Tensor
+
+    def __init__(self, shifter: nn.Conv2d):
         super().__init__()
-        self.register_buffer("shift", shift.detach().view(1, -1, 1, 1))
+        assert shifter.bias is not None
+        self.register_buffer("shift", shifter.bias.detach().view(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.shift
@@ -64,7 +67,7 @@ def to_onnx(net: nn.Module, scale: int, stage: str = "forward") -> bytes:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's own deprecations
             if stage == "refine":
-                inputs = net.extract(*inputs)
+                inputs = _Stage(net, "extract", scale)(*inputs)
             program = torch.onnx.export(
                 _Stage(net, stage, scale).eval(),
                 inputs,
@@ -74,6 +77,7 @@ def to_onnx(net: nn.Module, scale: int, stage: str = "forward") -> bytes:
                 output_names=names[1],
                 verbose=False,
             )
+        assert program is not None
     except Exception as error:  # a network of somebody else may fail in any way
         what = f"{type(error).__name__}: {one_line(error)[:200]}"
         raise InputError(f"this network cannot become an ONNX graph for images of any size ({what})") from None
@@ -90,7 +94,7 @@ def _shifts_as_additions(net: nn.Module) -> nn.Module:
     for parent in list(net.modules()):
         for name, child in parent.named_children():
             if isinstance(child, MeanShift) and torch.equal(child.shifter.weight[..., 0, 0], torch.eye(3)):
-                setattr(parent, name, _Shift(child.shifter.bias))
+                setattr(parent, name, _Shift(child.shifter))
     return net
 
 
@@ -112,7 +116,7 @@ def _only_scale(path: Path, model: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m model.export", description="Write a network as an ONNX graph.")
+    parser = Flags(prog="python -m model.export", description="Write a network as an ONNX graph.")
     parser.add_argument("ckpt", type=Path, help="weights, .pth or .safetensors")
     parser.add_argument("out", type=Path, help="the graph, .onnx")
     parser.add_argument("--scale", type=int, choices=(2, 3, 4), help="needed where the weights serve several")

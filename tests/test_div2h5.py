@@ -269,7 +269,7 @@ def test_pictures_held_out_are_a_test_set_and_not_trained_on(command, pictures, 
     assert all((a == b[: len(a), : a.shape[1]]).all() for a, b in zip(kept, trained_on, strict=True))
 
 
-@pytest.mark.parametrize(("number", "phrase"), [(4, "some must be left"), (-1, "must not be negative")])
+@pytest.mark.parametrize(("number", "phrase"), [(4, "some must be left"), (-1, "is not a whole number, zero or above")])
 def test_some_pictures_must_be_left(refused, pictures, tmp_path, number, phrase):
     refused(phrase, "div2h5.py", "--source", pictures, "--hold_out", number, "--out", tmp_path / "train.h5")
     assert not list(tmp_path.iterdir())

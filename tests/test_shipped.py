@@ -58,6 +58,7 @@ def test_the_x2_checkpoint_is_shipped_and_small():
 def test_every_command_explains_itself(command, words):
     outcome = command(*words.split(), "--help")
     assert outcome.code == 0 and "usage: " in outcome.out
+    assert "default: None" not in outcome.out and "default: False" not in outcome.out and str(ROOT) not in outcome.out
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])

@@ -127,7 +127,7 @@ def test_flags_that_do_not_go_together_are_refused(command, refused, pictures, t
     assert command("-m", "dataset.prepare").code == 2
     assert command(*VERIFY, tiny, "--hr", pictures).code == 2
     refused("--hr needs --name", "-m", "dataset.prepare", "--hr", pictures)
-    refused("no use for --name", *VERIFY, tiny, "--name", "Tiny")
+    refused("leave out --name", *VERIFY, tiny, "--name", "Tiny")
 
 
 def test_the_published_table_knows_the_sets():
