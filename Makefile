@@ -1,8 +1,8 @@
-# make demo, make paper, make test: each sets up .venv first if it is missing or older than the requirements.
+# make demo, make paper, make test, make train-x2: each sets up .venv first if it is missing or older than the requirements.
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: demo paper test lint
+.PHONY: demo paper test lint train-x2 train-x3 train-x4
 
 demo: .venv/ready
 	$(RUN) -m dataset.demo --scales 2
@@ -19,6 +19,46 @@ lint: .venv/ready
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+# Weights from a folder of photographs, as the shipped ones were made (docs/training.md): make train-x2 PICTURES=FOLDER,
+# and EXTRA=FOLDER for more. What was stopped goes on when the command is given again. x3 and x4 start from the x2 weights.
+RUNS ?= runs
+PRECISION ?= bf16
+WARMUP ?= 100
+STEPS_24 ?= 10000
+STEPS_48 ?= 3500
+STEPS_X3 ?= 2000
+STEPS_X4 ?= 1300
+X2_24 := $(RUNS)/x2/cfsrcnn_x2_$(STEPS_24).pth
+X2_48 := $(RUNS)/x2/cfsrcnn_x2_48_$(STEPS_48).pth
+X3 := $(RUNS)/x3/cfsrcnn_x3_$(STEPS_X3).pth
+X4 := $(RUNS)/x4/cfsrcnn_x4_$(STEPS_X4).pth
+TRAIN = $(RUN) train.py --model cfsrcnn --train_data_path $(RUNS)/pictures.h5 --val_data_dir $(RUNS)/pictures_held_out \
+	--optimizer muon --lr_schedule cosine --warmup $(WARMUP) --clip 1 --loss_fn L1 --precision $(PRECISION) --print_interval 500 --resume
+
+train-x2: $(X2_48)
+train-x3: $(X3)
+train-x4: $(X4)
+
+$(RUNS)/pictures.h5: | .venv/ready
+	@test -n "$(PICTURES)" || { echo "error: name a folder of photographs: make train-x2 PICTURES=FOLDER" >&2; exit 2; }
+	$(RUN) div2h5.py --source "$(PICTURES)" $(if $(EXTRA),--extra "$(EXTRA)") --hold_out 8 --out $@
+
+$(X2_24): | $(RUNS)/pictures.h5
+	$(TRAIN) --scale 2 --init identity --patch_size 24 --batch_size 8 --lr 1e-3 --ema 0.999 --max_steps $(STEPS_24) \
+		--ckpt_dir $(@D) --ckpt_name cfsrcnn_x2
+
+$(X2_48): | $(X2_24)
+	$(TRAIN) --scale 2 --pretrained $(X2_24) --patch_size 48 --batch_size 4 --lr 5e-4 --ema 0.999 --max_steps $(STEPS_48) \
+		--ckpt_dir $(@D) --ckpt_name cfsrcnn_x2_48
+
+$(X3): | $(X2_48)
+	$(TRAIN) --scale 3 --pretrained $(X2_48) --patch_size 36 --batch_size 4 --lr 5e-4 --ema 0.99 --max_steps $(STEPS_X3) \
+		--ckpt_dir $(@D) --ckpt_name cfsrcnn_x3
+
+$(X4): | $(X2_48)
+	$(TRAIN) --scale 4 --pretrained $(X2_48) --patch_size 36 --batch_size 4 --lr 5e-4 --ema 0.99 --max_steps $(STEPS_X4) \
+		--ckpt_dir $(@D) --ckpt_name cfsrcnn_x4
 
 .venv/ready: requirements.txt requirements-backends.txt tests/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("error: Python 3.10 or newer is needed, not " + sys.version.split()[0] + ": name one with make PYTHON=...") if sys.version_info < (3, 10) else 0'

@@ -1,0 +1,46 @@
+"""`make train-x3 PICTURES=FOLDER`: from pictures to weights in one command, which goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from tests.conftest import ROOT, photograph
+
+TINY = ["STEPS_24=2", "STEPS_48=1", "STEPS_X3=1", "WARMUP=1", "PRECISION=fp32", f"RUN={sys.executable}"]
+
+
+def make(*words: str) -> subprocess.CompletedProcess[str]:
+    assumed = ["--silent", "--assume-old=.venv/ready"]
+    return subprocess.run(["make", *assumed, *words], cwd=ROOT, capture_output=True, text=True, timeout=400)
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for number in range(10):
+        Image.fromarray(photograph("coffee.png", 150, 150, 10 * number, 20 * number)).save(folder / f"{number}.png")
+    return folder
+
+
+def test_weights_from_a_folder_of_pictures(photographs, tmp_path):
+    runs = tmp_path / "runs"
+    words = [f"PICTURES={photographs}", f"RUNS={runs}", *TINY]
+    made = make("train-x3", *words)
+    assert made.returncode == 0, made.stderr
+    log = [json.loads(line) for name in ("x2", "x3") for line in (runs / name / "log.jsonl").read_text().splitlines()]
+    assert [(line["run"], line["step"]) for line in log] == [("cfsrcnn_x2", 2), ("cfsrcnn_x2_48", 1), ("cfsrcnn_x3", 1)]
+    assert all(line["validation"] for line in log)  # on the pictures held out
+
+    again = make("train-x3", *words)
+    assert again.returncode == 0 and "trained" not in again.stdout, again.stdout + again.stderr
+
+
+def test_pictures_must_be_named(tmp_path):
+    made = make("train-x2", f"RUNS={tmp_path}")
+    assert made.returncode == 2 and "error: name a folder of photographs: make train-x2 PICTURES=FOLDER" in made.stderr
