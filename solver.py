@@ -22,20 +22,20 @@ from common.compiled import compiled
 from common.device import available_memory
 from common.errors import InputError
 from common.files import make_folder
-from common.guard import KeptBuffers, careful_average, careful_step, marked
-from common.muon import MuonAndAdam
-from common.parallel import Crew
 from common.progress import progress
-from common.run_state import RunState
 from dataset.hdf5 import SCALES, read_hdf5
 from dataset.patches import Batch, PatchSampler
 from dataset.testset import MissingTestSetError, TestSet, open_test_set
 from evaluation.benchmark import evaluate, mean_row
 from evaluation.inference import BicubicUpscaler, NetworkUpscaler
-from evaluation.training_log import TrainingLog
 from model import build_net
 from model.checkpoint import load_matching, save_state
 from model.init import initialise
+from training.guard import KeptBuffers, careful_average, careful_step, marked
+from training.log import TrainingLog
+from training.muon import MuonAndAdam
+from training.parallel import Crew
+from training.run_state import RunState
 
 LOSSES = {"MSE": nn.MSELoss, "L1": nn.L1Loss, "SmoothL1": nn.SmoothL1Loss}
 OPTIMIZERS = {"adam": torch.optim.Adam, "muon": MuonAndAdam}
@@ -151,7 +151,7 @@ class Solver:
     def train_step(self) -> tuple[Tensor, Tensor]:
         """One step on one batch; returns the loss and the gradient norm before clipping, on the device.
 
-        If the norm is not finite, the step has changed nothing: see `common/guard.py`.
+        If the norm is not finite, the step has changed nothing: see `training/guard.py`.
         """
         args = self.args
         batch = self.sampler.next()

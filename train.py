@@ -12,11 +12,11 @@ import torch
 from common.device import pick_device
 from common.errors import InputError, run_command
 from common.flags import Flags, checked, natural, positive
-from common.parallel import Crew, launch, launched
-from common.run_lock import run_lock
 from dataset.hdf5 import SCALES
 from model.init import INITS
 from solver import LOSSES, OPTIMIZERS, Solver
+from training.parallel import Crew, launch, launched
+from training.run_lock import run_lock
 
 above_zero = checked(float, lambda value: 0 < value < math.inf, "a number above zero")
 norm = checked(float, lambda value: value >= 0, "a number above zero, or 0 for no clipping")
@@ -51,7 +51,7 @@ def parse_flags(words: list[str] | None = None) -> argparse.Namespace:
     paper.add_argument("--shave", type=int, default=20, help="accepted; large images need no overlap set by hand")
 
     recipe = parser.add_argument_group("recipe", "other ways to train; the defaults are the paper's way")
-    recipe.add_argument("--optimizer", choices=tuple(OPTIMIZERS), default="adam", help="muon: see common/muon.py")
+    recipe.add_argument("--optimizer", choices=tuple(OPTIMIZERS), default="adam", help="muon: see training/muon.py")
     recipe.add_argument("--lr_schedule", choices=("step", "cosine"), default="step", help="cosine: to 0 at --max_steps")
     recipe.add_argument("--warmup", type=natural, default=0, help="steps in which the rate rises linearly from zero")
     recipe.add_argument("--init", choices=INITS, default="default", help="initial weights, see model/init.py")

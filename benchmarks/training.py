@@ -24,7 +24,6 @@ from common.device import pick_device
 from common.errors import run_command
 from common.files import whole_file
 from common.flags import Flags
-from common.parallel import Crew
 from dataset.hdf5 import TrainingImages, write_hdf5
 from dataset.patches import PatchSampler
 from evaluation.tables import Table, to_markdown
@@ -32,6 +31,7 @@ from model import build_net
 from model.init import initialise
 from solver import Solver
 from train import parse_flags
+from training.parallel import Crew
 
 STEPS = ((8, 24), (16, 32))  # patches, side of an LR patch; at x2
 SAMPLER = (64, 77)  # as the paper trains

@@ -1,1 +1,1 @@
-"""What every command needs: flags, one-line errors, whole files, devices, several processes, an optimiser, progress."""
+"""What every command needs: flags, one-line errors, whole files, locks, devices, memory, working ahead, progress."""

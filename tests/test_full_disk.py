@@ -12,8 +12,8 @@ from PIL import Image
 
 from common.errors import InputError
 from common.files import whole_file
-from evaluation.training_log import TrainingLog
 from model.checkpoint import read_state, save_state
+from training.log import TrainingLog
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = ["--patch_size", 8, "--batch_size", 2, "--init", "identity", "--device", "cpu", "--print_interval", 2]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from common.muon import Muon, MuonAndAdam, orthogonal
 from model import build_net
+from training.muon import Muon, MuonAndAdam, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(64, 576), (64, 128), (256, 64)])

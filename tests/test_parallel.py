@@ -16,8 +16,8 @@ import torch
 from conftest import ROOT
 
 from common.errors import InputError
-from common.parallel import Crew
 from model.checkpoint import read_state
+from training.parallel import Crew
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found by /proc")
 FLAGS = "--patch_size 8 --batch_size 7 --init identity --device cpu --print_interval 3 --lr 1e-3".split()  # noqa: SIM905

@@ -15,9 +15,9 @@ import pytest
 from conftest import ROOT
 
 from common.errors import InputError
-from common.run_lock import run_lock
+from training.run_lock import run_lock
 
-HOLD = "import sys, time; from pathlib import Path; from common.run_lock import run_lock\n"
+HOLD = "import sys, time; from pathlib import Path; from training.run_lock import run_lock\n"
 HOLD += "with run_lock(Path(sys.argv[1]), 'run'): print('held', flush=True); time.sleep(600)"
 
 

@@ -14,9 +14,9 @@ from conftest import ROOT
 from torch import nn
 
 import solver
-from common.guard import KeptBuffers, careful_average, careful_step, marked
-from common.muon import MuonAndAdam
 from model.checkpoint import read_state
+from training.guard import KeptBuffers, careful_average, careful_step, marked
+from training.muon import MuonAndAdam
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GOOD, BAD = torch.tensor(True), torch.tensor(False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from common.muon import MuonAndAdam
+from training.muon import MuonAndAdam
 
 
 def marked(loss: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ from torch import nn
 
 from common.errors import InputError, one_line
 from common.files import PatientFile, whole_file
-from common.muon import MuonAndAdam
 from dataset.patches import PatchSampler
 from model.checkpoint import load_plain
+from training.muon import MuonAndAdam
 
 CONTENTS = ("options", "images", "step", "seconds", "window", "net", "ema", "optimizer", "sampler", "random")
 SAME_RUN = (
