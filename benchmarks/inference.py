@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.complexity import count_cfsrcnn
 from benchmarks.timing import Elsewhere, device_name, time_alternately
 from common.device import pick_device
 from common.errors import InputError, run_command
@@ -25,6 +24,7 @@ from common.flags import Flags
 from common.progress import progress
 from evaluation import published
 from evaluation.backends import ENGINES, usable_backends
+from evaluation.complexity import count_cfsrcnn
 from evaluation.inference import PRECISIONS, NetworkUpscaler
 from evaluation.metrics import to_uint8
 from evaluation.tables import Table, to_markdown

@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from benchmarks.complexity import count_all, scale_table
 from common.device import pick_device
 from common.errors import run_command
 from common.files import make_folder, whole_file
@@ -21,6 +20,7 @@ from dataset.hdf5 import SCALES
 from dataset.testset import TestSet, open_test_set, scales_of
 from evaluation import published
 from evaluation.compare import parse_compare
+from evaluation.complexity import count_all, scale_table
 from evaluation.inventory import SETS, Checkpoint, KnownSet, find_checkpoints, find_sets, hash_files
 from evaluation.kept import kept_or_measured
 from evaluation.methods import ENSEMBLE, OURS, Bicubic, make_methods

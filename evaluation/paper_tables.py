@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import complexity
 from common.errors import InputError
 from dataset.hdf5 import SCALES
-from evaluation import published
+from evaluation import complexity, published
 from evaluation.inventory import SETS, KnownSet
 from evaluation.kept import Figures
 from evaluation.methods import ENSEMBLE, OURS
@@ -122,7 +121,7 @@ def runtime_table(measured: Path) -> Table:
 
 
 def complexity_table(counted: dict) -> Table:
-    """Table X: parameters and "Flops" at x2; our rows are counted by `benchmarks.complexity` on one 77x77 LR patch."""
+    """Table X: parameters and "Flops" at x2; our rows are counted by `evaluation/complexity.py` on one 77x77 LR patch."""
     rows = [(model, "paper", *figures) for model, figures in published.complexity().items()]
     ours, x2 = len(rows), counted["scales"]["x2"]
     values = [[float(parameters), float(flops)] for _, _, parameters, flops in rows]

@@ -14,11 +14,10 @@ import torch
 from PIL import Image
 
 import evaluation.methods
-from benchmarks import complexity
 from dataset.images import list_images, read_rgb, write_png
 from dataset.prepare import prepare
 from dataset.testset import open_test_set, scales_of
-from evaluation import published
+from evaluation import complexity, published
 from evaluation.benchmark import evaluate
 from evaluation.inference import BicubicUpscaler, NetworkUpscaler
 from evaluation.inventory import find_checkpoints, find_sets, known_set
