@@ -105,27 +105,8 @@ class Solver:
         handlers = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
         hide = not self.crew.first
         self._bar = progress(total=args.max_steps, desc=args.ckpt_name, unit="step", initial=self.step, hide=hide)
-        since, images_done = time.perf_counter(), 0
         try:
-            while self.step < args.max_steps and not self._stopped_by:
-                self._pending.append(self.train_step())
-                images_done += args.batch_size
-                self._bar.update()
-                at_interval = self.step % args.print_interval == 0 or self.step == args.max_steps
-                asked = self._asked_to_stop and self.crew.count == 1  # several must first agree on the step
-                if at_interval or asked or self.device.type != "cuda" or self.step % CUDA_CHECK_INTERVAL == 0:
-                    self._look_at_losses()
-                    rate = images_done / (time.perf_counter() - since)
-                    loss, lr = self._window[-1][0], learning_rate(self.step - 1, args)
-                    self._bar.set_postfix_str(f"loss {loss:.5f}, lr {lr:.1e}, {rate:.0f} images/s", refresh=False)
-                if at_interval:
-                    self.seconds += time.perf_counter() - since
-                    self._finish_interval(rate)
-                    since, images_done = time.perf_counter(), 0
-            if self._stopped_by:
-                self.seconds += time.perf_counter() - since
-                self._look_at_losses()
-                self._save_latest()
+            self._loop()
         except torch.cuda.OutOfMemoryError:
             if self.crew.count > 1:  # it may be this process alone, and only the first may speak
                 raise
@@ -141,12 +122,36 @@ class Solver:
                 signal.signal(number, handler)
         self.crew.leave()
         if self._stopped_by:
-            saved = (
-                f"{self.state.path} is saved as of step {self._saved_step}" if self._saved_step else "nothing is saved"
-            )
-            self._say(f"stopped at step {self.step}: {saved}, go on with --resume", sys.stderr)
+            saved = f"{self.state.path} is saved as of step {self._saved_step}, go on with --resume"
+            self._say(f"stopped at step {self.step}: {saved if self._saved_step else 'nothing is saved'}", sys.stderr)
             sys.exit(128 + self._stopped_by)
+        if self.crew.first and not self._weights_path().exists():  # resumed past --max_steps, between two intervals
+            self._save_weights()
         self._say(f"trained to step {self.step}: {self._weights_path()}")
+
+    def _loop(self) -> None:
+        """Step after step, until the last one or until all processes know that they are to stop."""
+        args = self.args
+        since, images_done = time.perf_counter(), 0
+        while self.step < args.max_steps and not self._stopped_by:
+            self._pending.append(self.train_step())
+            images_done += args.batch_size
+            self._bar.update()
+            at_interval = self.step % args.print_interval == 0 or self.step == args.max_steps
+            asked = self._asked_to_stop and self.crew.count == 1  # several must first agree on the step
+            if at_interval or asked or self.device.type != "cuda" or self.step % CUDA_CHECK_INTERVAL == 0:
+                self._look_at_losses()
+                rate = images_done / (time.perf_counter() - since)
+                loss, lr = self._window[-1][0], learning_rate(self.step - 1, args)
+                self._bar.set_postfix_str(f"loss {loss:.5f}, lr {lr:.1e}, {rate:.0f} images/s", refresh=False)
+            if at_interval:
+                self.seconds += time.perf_counter() - since
+                self._finish_interval(rate)
+                since, images_done = time.perf_counter(), 0
+        if self._stopped_by:
+            self.seconds += time.perf_counter() - since
+            self._look_at_losses()
+            self._save_latest()
 
     def train_step(self) -> tuple[Tensor, Tensor]:
         """One step on one batch; returns the loss and the gradient norm before clipping, on the device.
@@ -216,7 +221,7 @@ class Solver:
             self._bar.write(line)
             self._log.write(self.step, values)
             if sound or self.step == self.args.max_steps:
-                save_state((self.ema_net or self.net).state_dict(), self._weights_path())
+                self._save_weights()
         self._save_latest()
 
     def validate(self) -> dict[str, dict[str, float]]:
@@ -270,6 +275,9 @@ class Solver:
 
     def _weights_path(self) -> Path:
         return self.folder / f"{self.args.ckpt_name}_{self.step}.pth"
+
+    def _save_weights(self) -> None:
+        save_state((self.ema_net or self.net).state_dict(), self._weights_path())
 
     def _save_latest(self) -> None:
         if not self.crew.first or self._skipped_in_a_row:

@@ -101,6 +101,8 @@ def test_resume_goes_on_bit_for_bit(train, tmp_path, monkeypatch, flags):
     outcome = train("parts", "--max_steps", 12, *flags)
     assert outcome.code == 130 and "stopped at step 7" in outcome.err
     monkeypatch.undo()
+    assert "trained to step 7: " in train("parts", "--max_steps", 3, *flags, "--resume").out  # past it already
+    assert (tmp_path / "parts/cfsrcnn_7.pth").exists()
     assert "at step 7" in train("parts", "--max_steps", 12, *flags, "--resume").out
     assert same(weights(tmp_path / "whole/cfsrcnn_12.pth"), weights(tmp_path / "parts/cfsrcnn_12.pth"))
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
