@@ -4,12 +4,12 @@ RUN := .venv/bin/python
 
 .PHONY: demo paper test lint train-x2 train-x3 train-x4
 
-demo: .venv/ready
+demo: .venv/installed
 	$(RUN) -m dataset.demo --scales 2
 	$(RUN) tcw_sample.py --model cfsrcnn --ckpt_path checkpoint/x2/cfsrcnn_x2.pth \
 		--test_data_dir demo/photographs --scale 2 --sample_dir demo/samples --baseline
 
-paper: .venv/ready
+paper: .venv/installed
 	$(RUN) -m evaluation.paper --checkpoints checkpoint --data dataset --out results
 
 test: .venv/ready
@@ -61,7 +61,13 @@ $(X4): | $(X2_48)
 		--ckpt_dir $(@D) --ckpt_name cfsrcnn_x4
 
 .venv/ready: requirements.txt requirements-backends.txt tests/requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit("error: Python 3.10 or newer is needed, not " + sys.version.split()[0] + ": name one with make PYTHON=...") if sys.version_info < (3, 10) else 0'
-	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet -r requirements.txt -r tests/requirements.txt
-	touch .venv/ready
+	touch $@
+
+.venv/ready: .venv/installed  # to which the line above adds what the tests need
+
+.venv/installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit("error: Python 3.10 or newer is needed, not " + sys.version.split()[0] + ": name one with make PYTHON=...") if sys.version_info < (3, 10) else 0'
+	test -x $(RUN) || $(PYTHON) -m venv .venv
+	$(RUN) -m pip install --quiet -r requirements.txt
+	touch $@
