@@ -22,6 +22,7 @@ NETWORK_ONLY = ("ckpt_path", "group", "self_ensemble", "precision", "backend", "
 
 
 def parse_flags() -> argparse.Namespace:
+    """The flags of the command line. `InputError` for those that do not go together."""
     parser = Flags(description="Super-resolve a test set and measure it, or upscale pictures (--input).")
     paper = parser.add_argument_group("the paper's flags", "defaults are those of the authors' code")
     paper.add_argument("--model", default="cfsrcnn", help="a file model/NAME.py with a class Net, or bicubic")

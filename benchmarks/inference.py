@@ -66,6 +66,7 @@ def make_plain(scale: int, device: torch.device, lr: np.ndarray) -> Job:
 
 
 def random_lr(side: int) -> np.ndarray:
+    """An LR image of noise, uint8 side x side x 3, always the same."""
     return np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
 
 

@@ -51,6 +51,7 @@ class Tally:
 
     @property
     def kills(self) -> int:
+        """All kills so far."""
         return self.early + self.writing + self.between
 
     def __str__(self) -> str:
@@ -119,6 +120,7 @@ def start(data: list[str], run: Path, output: Path) -> BaseProcess:
 
 
 def train(flags: list[str], output: Path) -> None:
+    """What the process of `start` does: `train.py` with these flags on one thread; what it prints is added to `output`."""
     import train as command
 
     torch.set_num_threads(1)
@@ -181,6 +183,7 @@ def differences(run: Path, alone: Path) -> list[str]:
 
 
 def names(run: Path) -> list[str]:
+    """The files of a run under their final names."""
     return sorted(file.name for file in run.iterdir() if file.is_file() and not file.name.startswith(UNFINISHED))
 
 

@@ -40,6 +40,7 @@ Job = Callable[[], object]
 
 
 def random_images() -> TrainingImages:
+    """A training set of noise at x2, always the same."""
     random = np.random.default_rng(0)
     lr = [random.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8) for _ in range(IMAGES)]
     return TrainingImages([image.repeat(2, 0).repeat(2, 1) for image in lr], {2: lr})

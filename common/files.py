@@ -87,6 +87,7 @@ class PatientFile(io.FileIO):
         self._failure: OSError | None = None
 
     def write(self, data: ReadableBuffer) -> int:
+        """Takes all of `data`, whatever becomes of it."""
         rest = memoryview(data).cast("B")
         try:
             while rest and not self._failure:

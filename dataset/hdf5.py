@@ -32,6 +32,7 @@ class TrainingImages:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all pixels."""
         return sum(image.nbytes for images in (self.hr, *self.lr.values()) for image in images)
 
     def in_memory(self) -> TrainingImages:

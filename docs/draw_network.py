@@ -59,6 +59,7 @@ class Drawing:
         self.parts: list[str] = []
 
     def rect(self, kind: str, x: float, y: float, width: float, height: float, radius: float = 3) -> None:
+        """A rectangle with its upper left corner at (`x`, `y`)."""
         self.parts.append(
             f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="{radius:g}"/>'
         )
@@ -74,6 +75,7 @@ class Drawing:
         self.text("", name, x + width / 2, y + height / 2, turned=height > width)
 
     def plus(self, x: float, y: float) -> None:
+        """A sum, the figures' ⊕, around (`x`, `y`)."""
         self.parts.append(f'<circle class="box plus" cx="{x:g}" cy="{y:g}" r="10"/>')
         self.parts.append(f'<path class="box" d="M{x - 6:g} {y:g}h12M{x:g} {y - 6:g}v12"/>')
 
@@ -93,6 +95,7 @@ class Drawing:
             self.parts.append(f'<polygon class="{kind}-ink" points="{corners}"/>')
 
     def svg(self, title: str) -> str:
+        """The whole drawing as SVG text; `title` is read aloud in place of it."""
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
             f'role="img" aria-labelledby="title">\n<title id="title">{title}</title>\n<style>{STYLE}</style>\n'
@@ -233,6 +236,7 @@ def draw_feus(drawing: Drawing, count: int, start: float, x: float) -> float:
 
 
 def draw_legend(drawing: Drawing) -> None:
+    """The kinds of boxes, in one row below."""
     entries = [
         ("feu", "FEU: 3x3 conv", 140),
         ("cu", "CU: 1x1 conv, ReLU", 180),

@@ -26,6 +26,7 @@ class Row:
     seconds: float
 
     def as_dict(self) -> dict[str, str | float]:
+        """All of it in one flat dict, as `results.json` has it."""
         return {"name": self.name, **asdict(self.quality), "seconds": self.seconds}
 
 

@@ -105,6 +105,7 @@ def error_map(sr: np.ndarray, hr: np.ndarray) -> Image.Image:
 
 
 def encode_png(image: Image.Image) -> bytes:
+    """A picture as the bytes of a PNG file."""
     stream = io.BytesIO()
     image.save(stream, format="PNG", compress_level=3)
     return stream.getvalue()

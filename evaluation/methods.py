@@ -26,18 +26,26 @@ ENSEMBLE = " + self-ensemble"
 
 
 class Method(Protocol):
-    @property
-    def label(self) -> str: ...
+    """What all methods have."""
 
     @property
-    def against(self) -> str | None: ...
+    def label(self) -> str:
+        """The name of its row."""
 
-    def about(self, test_set: TestSet) -> dict | None: ...
+    @property
+    def against(self) -> str | None:
+        """The row of the paper it is held against."""
 
-    def measure(self, test_set: TestSet) -> Result: ...
+    def about(self, test_set: TestSet) -> dict | None:
+        """What it would measure there, in plain values; None: nothing."""
+
+    def measure(self, test_set: TestSet) -> Result:
+        """Measures it there, with a progress bar. `InputError` names an unusable picture."""
 
 
 class Bicubic:
+    """The baseline, `imresize`."""
+
     label = against = "Bicubic"
 
     def about(self, test_set: TestSet) -> dict:

@@ -34,6 +34,7 @@ TestSets = dict[tuple[KnownSet, int], TestSet]  # by set and scale
 
 
 def parse_flags() -> argparse.Namespace:
+    """The flags of the command line."""
     parser = Flags(
         prog="python -m evaluation.paper",
         description="Measure every checkpoint on the paper's test sets and write its tables, ours beside theirs.",

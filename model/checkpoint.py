@@ -51,6 +51,7 @@ class Contents:
 
     @property
     def multi_scale(self) -> bool:
+        """Whether one network serves several scales."""
         return len(self.scales) > 1
 
     def __str__(self) -> str:

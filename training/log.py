@@ -38,6 +38,7 @@ class TrainingLog:
         self._board.add_image("SR", sr, step, dataformats="HWC")
 
     def close(self) -> None:
+        """Ends the writing to TensorBoard; `log.jsonl` is whole at any time."""
         with suppress(OSError):  # a full disk was said when the line was written
             self._board.close()
 

@@ -90,6 +90,7 @@ class MuonAndAdam:
 
     @found_inf.setter
     def found_inf(self, value: Tensor | None) -> None:
+        """Tells both."""
         for part in self.parts.values():
             part.found_inf = value  # type: ignore[attr-defined]  # a protocol of PyTorch's without a declaration
 

@@ -81,6 +81,7 @@ class Crew:
 
     @property
     def first(self) -> bool:
+        """Whether this is the one that writes and prints."""
         return self.rank == 0
 
     def share(self, number: int) -> slice:

@@ -1,0 +1,84 @@
+"""The house in order: imports go one way, files and functions can be read at a glance, and each says what it is."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+from conftest import ROOT
+
+# Data flows down this list, and a folder or file uses only those above it
+ORDER = ("common", "dataset", "model", "evaluation", "training", "solver", "train", "benchmarks")
+LENT = {
+    ("model/__init__.py", "evaluation")
+}  # `model.load` hands out a network that upscales, and imports it when called
+FILES = sorted(
+    file
+    for folder in ("", "common", "dataset", "model", "evaluation", "training", "benchmarks", "docs", "tests")
+    for file in (ROOT / folder).glob("*.py")
+)
+FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
+
+
+@pytest.fixture(scope="module")
+def trees() -> dict[str, ast.Module]:
+    """Each Python file's path in the repository, and what it says."""
+    return {file.relative_to(ROOT).as_posix(): ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """The first names of all modules that a file imports, at its head or later."""
+    names = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    names |= {each.name for node in ast.walk(tree) if isinstance(node, ast.Import) for each in node.names}
+    return {name.split(".")[0] for name in names}
+
+
+def test_imports_go_one_way(trees):
+    backwards = set()
+    for path, tree in trees.items():
+        place = path.split("/")[0].removesuffix(".py")
+        if place in ORDER:
+            after = set(ORDER[ORDER.index(place) + 1 :]) | {"tests", "tcw_sample", "div2h5"}
+            backwards |= {(path, name) for name in imported(tree) & after}
+    assert backwards == LENT
+
+
+def test_every_file_says_what_it_is_and_is_no_novel(trees):
+    for path, tree in trees.items():
+        lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
+        assert lines[0].startswith('"""') and ast.get_docstring(tree), path
+        assert len(lines) <= 400, path
+    for path, most in {"model/cfsrcnn.py": 150, "train.py": 120, "tcw_sample.py": 120, "div2h5.py": 120}.items():
+        assert len((ROOT / path).read_text(encoding="utf-8").splitlines()) < most, path
+
+
+def test_every_function_fits_on_a_screen(trees):
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, FUNCTIONS) and node.name != "parse_flags":  # a list, one line a flag
+                assert node.end_lineno - node.lineno < 50, f"{path}: {node.name}"
+
+
+def test_what_is_public_says_what_it_does(trees):
+    silent = []
+    for path, tree in trees.items():
+        if not path.startswith("tests/"):
+            faces = [node for node in tree.body if isinstance(node, ast.ClassDef) and named(node.bases) == ["Protocol"]]
+            told = {each.name for face in faces for each in face.body if isinstance(each, FUNCTIONS)}
+            silent += [f"{path}: {name}" for name in undocumented(tree.body, {"main", "forward"} | told)]
+    assert not silent
+
+
+def undocumented(body: list[ast.stmt], told: set[str]) -> list[str]:
+    """Public classes, functions and methods without a docstring, but for those `told` elsewhere: by a base, or a Protocol."""
+    found = []
+    for node in body:
+        if isinstance(node, (ast.ClassDef, *FUNCTIONS)) and not node.name.startswith("_"):
+            found += [] if ast.get_docstring(node) or node.name in told else [node.name]
+            if isinstance(node, ast.ClassDef) and not node.bases:
+                found += undocumented(node.body, told)
+    return found
+
+
+def named(bases: list[ast.expr]) -> list[str]:
+    return [base.id for base in bases if isinstance(base, ast.Name)]
