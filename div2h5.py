@@ -9,6 +9,7 @@ from pathlib import Path
 
 from common.errors import InputError, run_command
 from common.flags import Flags, natural
+from dataset.hdf5 import SCALES
 from dataset.imresize import EDGES
 from dataset.pairs import write_training_set
 
@@ -21,14 +22,16 @@ def main() -> None:
     parser.add_argument(
         "--source",
         type=Path,
-        help="a folder with DIV2K_train_HR and DIV2K_train_LR_bicubic/X2..X4, or any folder of pictures, whose LR "
-        "images are then made by dataset/imresize.py (default: DIV2K in dataset/, as downloaded)",
+        help="a folder of pictures, whose LR images are then made by dataset/imresize.py, or one with DIV2K_train_HR "
+        "and DIV2K_train_LR_bicubic/X2..X4 (default: DIV2K in dataset/, as downloaded)",
     )
     parser.add_argument("--extra", type=Path, nargs="*", default=[], help="more folders of pictures to add")
     parser.add_argument(
         "--out", type=Path, default=HERE / "DIV2K_train.h5", help="the file to write (default: dataset/DIV2K_train.h5)"
     )
-    parser.add_argument("--scales", type=int, nargs="+", default=[2, 3, 4], choices=[2, 3, 4], help="default: all")
+    parser.add_argument(
+        "--scales", type=int, nargs="+", default=list(SCALES), choices=SCALES, help="of the LR images; default: 2 3 4"
+    )
     parser.add_argument("--edge", choices=EDGES, default="clamp", help="how made LR images treat the border")
     parser.add_argument("--workers", type=natural, default=0, help="decoding threads (default: one per CPU core)")
     parser.add_argument(

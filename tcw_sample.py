@@ -32,7 +32,7 @@ def parse_flags() -> argparse.Namespace:
     paper.add_argument("--test_data_dir", type=Path, default=Path("dataset/Urban100"), help="the test set's folder")
     paper.add_argument("--sample_dir", type=Path, default=Path("sample"), help="folder for SR images and results")
     paper.add_argument("--cuda", action="store_true", help="the same as --device cuda")
-    paper.add_argument("--shave", type=int, default=20, help="accepted; tiles overlap by what the network sees")
+    paper.add_argument("--shave", type=int, default=20, help="without effect: tiles overlap by what is needed")
 
     data = parser.add_argument_group("data")
     data.add_argument("--input", type=Path, help="upscale this picture or folder instead; nothing is measured")

@@ -47,16 +47,16 @@ def parse_flags(words: list[str] | None = None) -> argparse.Namespace:
     paper.add_argument("--ckpt_name", default="cfsrcnn", help="first part of the checkpoints' file names")
     paper.add_argument("--print_interval", type=positive, default=1000, help="steps per log line (paper: 1000)")
     paper.add_argument("--verbose", action="store_true", help="print the network")
-    paper.add_argument("--sample_dir", default="sample/", help="accepted; validation writes its picture to TensorBoard")
-    paper.add_argument("--shave", type=int, default=20, help="accepted; large images need no overlap set by hand")
+    paper.add_argument("--sample_dir", default="sample/", help="without effect: pictures go to TensorBoard")
+    paper.add_argument("--shave", type=int, default=20, help="without effect: tiles overlap by what is needed")
 
     recipe = parser.add_argument_group("recipe", "other ways to train; the defaults are the paper's way")
     recipe.add_argument("--optimizer", choices=tuple(OPTIMIZERS), default="adam", help="muon: see training/muon.py")
     recipe.add_argument("--lr_schedule", choices=("step", "cosine"), default="step", help="cosine: to 0 at --max_steps")
     recipe.add_argument("--warmup", type=natural, default=0, help="steps in which the rate rises linearly from zero")
-    recipe.add_argument("--init", choices=INITS, default="default", help="initial weights, see model/init.py")
+    recipe.add_argument("--init", choices=INITS, default="default", help="initial weights: model/init.py")
     recipe.add_argument("--ema", type=share, default=0.0, help="save averaged weights: share kept per step; 0: off")
-    recipe.add_argument("--seed", type=natural, default=0, help="of weights and patches")
+    recipe.add_argument("--seed", type=natural, default=0, help="of initial weights and patches")
 
     data = parser.add_argument_group("data")
     data.add_argument("--val_data_dir", default="dataset/Set5", help="test set, measured every --print_interval steps")
@@ -67,7 +67,12 @@ def parse_flags(words: list[str] | None = None) -> argparse.Namespace:
     speed.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast (paper: fp32)")
     speed.add_argument("--accumulate", type=positive, default=1, help="parts of a batch, one by one: less memory")
     speed.add_argument("--compile", action="store_true", help="by TorchInductor: slow to start, faster on a GPU")
-    speed.add_argument("--preload", choices=("auto", "device", "host"), default="auto", help="where the images lie")
+    speed.add_argument(
+        "--preload",
+        choices=("auto", "device", "host"),
+        default="auto",
+        help="device: images lie there; host: in the file",
+    )
 
     output = parser.add_argument_group("output")
     output.add_argument("--resume", action="store_true", help="go on with the run in --ckpt_dir if there is one")

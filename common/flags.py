@@ -54,6 +54,14 @@ natural = checked(int, lambda value: value >= 0, "a whole number, zero or above"
 
 
 class _Help(argparse.HelpFormatter):
+    """A flag to a line where it fits: `--patch_size SIZE` with its meaning beside it, not below."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=32)
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return action.dest.rpartition("_")[2].upper()
+
     def _get_help_string(self, action: argparse.Action) -> str:
         text, default = action.help or "", action.default
         if "default:" in text or default is None or default is False or default in ([], argparse.SUPPRESS):
