@@ -88,7 +88,7 @@ def open_test_set(folder: Path | str, scale: int) -> TestSet:
             f"{folder} does not exist: make it from HR images with `python -m dataset.prepare --hr FOLDER "
             f"--name {folder.name} --out {folder.parent} --scales {scale}`"
         )
-    if any((folder / f"x{each}").is_dir() for each in (2, 3, 4, 8)):
+    if _is_authors_layout(folder):
         pairs = _authors_layout(folder, scale)
     elif (folder / "HR").is_dir():
         pairs = _edsr_layout(folder, scale)
@@ -102,7 +102,7 @@ def open_test_set(folder: Path | str, scale: int) -> TestSet:
 
 def scales_of(folder: Path) -> list[int]:
     """The scales at which a test set's folder can be opened, whichever layout it has; none where it holds no pictures."""
-    if any((folder / f"x{each}").is_dir() for each in (2, 3, 4, 8)):
+    if _is_authors_layout(folder):
         return [scale for scale in SCALES if (folder / f"x{scale}").is_dir()]
     if (folder / "HR").is_dir() and (folder / "LR_bicubic").is_dir():
         return [scale for scale in SCALES if (folder / "LR_bicubic" / f"X{scale}").is_dir()]
@@ -118,6 +118,10 @@ def plain_name(name: str) -> str:
 def differing_share(hr: np.ndarray, lr: np.ndarray, scale: int) -> float:
     """The share of values of `lr` that differ from our resize of `hr`, by whichever edge rule comes nearer; 0 is ours."""
     return min(float(np.mean(imresize(hr, Fraction(1, scale), edge) != lr)) for edge in EDGES)
+
+
+def _is_authors_layout(folder: Path) -> bool:
+    return any((folder / f"x{each}").is_dir() for each in (*SCALES, 8))
 
 
 def _authors_layout(folder: Path, scale: int) -> list[TestPair]:

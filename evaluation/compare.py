@@ -9,6 +9,7 @@ from PIL import Image
 
 from common.errors import InputError
 from common.progress import progress
+from dataset.hdf5 import SCALES
 from dataset.images import EXTENSIONS, read_rgb
 from dataset.testset import TestPair, TestSet
 from evaluation.benchmark import Result, Row, mean_row
@@ -89,7 +90,7 @@ def assign(name: str, root: Path, test_sets: list[TestSet]) -> dict[tuple[str, i
 def _pictures(top: Path, scale: int) -> Path | None:
     """Where the pictures for `scale` lie below the folder of one set, as our own benchmark or others lay them out."""
     places = [top / f"{x}{scale}{sr}" for x in "xX" for sr in ("/SR", "")]
-    if not any((top / f"{x}{each}").is_dir() for x in "xX" for each in (2, 3, 4)):
+    if not any((top / f"{x}{each}").is_dir() for x in "xX" for each in SCALES):
         places += [top / "SR", top]
     return next((each for each in places if _holds_pictures(each)), None)
 

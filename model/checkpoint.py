@@ -109,7 +109,7 @@ def only_scale(path: Path | str) -> int:
     """The scale of a CFSRCNN weight file. `InputError` if it serves several or is of another network."""
     contents = identify(read_state(path))
     if contents is None or contents.multi_scale:
-        raise InputError(f"{path} is {contents or 'not of CFSRCNN'}: say for which scale to load it")
+        raise InputError(f"{path} is {contents or 'not of CFSRCNN'}: choose its scale, 2, 3 or 4 (--scale)")
     return contents.scales[0]
 
 

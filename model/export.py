@@ -19,7 +19,8 @@ from common.errors import InputError, one_line, run_command
 from common.files import whole_file
 from common.flags import Flags
 from common.optional import load_package
-from model.checkpoint import identify, load_net, read_state
+from dataset.hdf5 import SCALES
+from model.checkpoint import load_net, only_scale
 from model.ops import MeanShift
 
 STAGES = {"forward": (["lr"], ["sr"]), "extract": (["lr"], ["deep", "first"]), "refine": (["deep", "first"], ["sr"])}
@@ -107,25 +108,17 @@ def _without_traces(model: Any) -> Any:
     return model
 
 
-def _only_scale(path: Path, model: str) -> int:
-    contents = identify(read_state(path)) if model == "cfsrcnn" else None
-    if contents is None or contents.multi_scale:
-        what = contents or f"for --model {model}"
-        raise InputError(f"{path} is {what}: a graph is for one scale, choose it with --scale 2|3|4")
-    return contents.scales[0]
-
-
 def main() -> None:
     parser = Flags(prog="python -m model.export", description="Write a network as an ONNX graph.")
     parser.add_argument("ckpt", type=Path, help="weights, .pth or .safetensors")
     parser.add_argument("out", type=Path, help="the graph, .onnx")
-    parser.add_argument("--scale", type=int, choices=(2, 3, 4), help="needed where the weights serve several")
+    parser.add_argument("--scale", type=int, choices=SCALES, help="needed where the weights serve several")
     parser.add_argument("--model", default="cfsrcnn", help="a file model/NAME.py with a class Net")
     parser.add_argument("--group", type=int, default=1, help="groups of the convolutions (cfsrcnn: 1)")
     args = parser.parse_args()
     if args.out.suffix != ".onnx":
         raise InputError(f"{args.out} does not end with .onnx: name the graph so")
-    scale = args.scale or _only_scale(args.ckpt, args.model)
+    scale = args.scale or only_scale(args.ckpt)
     graph = to_onnx(load_net(args.ckpt, args.model, scale, args.group), scale)
     with whole_file(args.out) as temporary:
         temporary.write_bytes(graph)

@@ -79,7 +79,7 @@ def test_the_network_is_at_hand(net):
 def test_a_multi_scale_file_is_asked_for_its_scale(golden_net, tmp_path):
     file = tmp_path / "all.safetensors"
     save_state(golden_net("multi").state_dict(), file)
-    with pytest.raises(InputError, match=r"a multi-scale .* say for which scale"):
+    with pytest.raises(InputError, match=r"a multi-scale .* choose its scale"):
         load(file)
     assert load(file, scale=3, device="cpu").upscale(GRAY).shape == (30, 42)
 
