@@ -7,11 +7,22 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class InputError(Exception):
     """Something the user gave cannot be used: the message says what is wrong, where, and what to do."""
+
+
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Puts the file that is at work in front of the message of an `InputError`."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def one_line(error: BaseException) -> str:

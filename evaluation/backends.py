@@ -17,7 +17,7 @@ from common.optional import is_installed, load_package
 from model.export import to_onnx
 
 Run = Callable[..., tuple[Tensor, ...]]  # NxCxHxW float32 in, the same out
-UNLIMITED = 1e30  # a clamp to it changes nothing
+UNLIMITED = torch.finfo(torch.float32).max  # a clamp to it changes infinity alone
 
 
 class Substitute(nn.Module):

@@ -9,7 +9,7 @@ from statistics import fmean
 
 import numpy as np
 
-from common.errors import InputError
+from common.errors import naming
 from common.overlap import Behind, in_order
 from common.progress import progress
 from dataset.testset import TestPair, TestSet, differing_share
@@ -51,10 +51,8 @@ def evaluate(upscale: Upscale, test_set: TestSet, keep: Keep | None = None, chec
     foreign: list[float] = []
 
     def finish(pair: TestPair, hr: np.ndarray, lr: np.ndarray, sr: np.ndarray, seconds: float) -> None:
-        try:
+        with naming(pair.hr_path):
             quality = measure(sr, hr, test_set.scale)
-        except InputError as error:
-            raise InputError(f"{pair.hr_path}: {error}") from None
         rows.append(Row(pair.sr_name, quality, seconds))
         if check_lr and pair.lr_path is not None:
             foreign.append(differing_share(hr, lr, test_set.scale))
@@ -66,7 +64,8 @@ def evaluate(upscale: Upscale, test_set: TestSet, keep: Keep | None = None, chec
     with Behind() as behind:
         for pair, (hr, lr) in zip(bar, in_order(TestPair.read, pairs), strict=True):
             start = time.perf_counter()
-            sr = upscale(lr)
+            with naming(pair.lr_path or pair.hr_path):
+                sr = upscale(lr)
             behind(finish, pair, hr, lr, sr, time.perf_counter() - start)
     return Result(rows, mean_row(rows), fmean(foreign) if foreign else 0.0)
 

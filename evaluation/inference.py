@@ -5,16 +5,18 @@ Tiling itself, exact and in bounded memory, is in `evaluation/tiles.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.errors import InputError
 from common.memory import keep_freed_memory
 from dataset.imresize import imresize
-from evaluation.backends import start_backend
+from evaluation.backends import UNLIMITED, start_backend
 from evaluation.metrics import to_uint8
 from evaluation.tiles import Tiler
 
@@ -45,6 +47,10 @@ class NetworkUpscaler:
     `precision`: "fp32", "bf16" or "fp16" (autocast). `tile`: side of a tile in LR pixels, "auto" or "off".
     `protocol`: how float SR becomes uint8, see `metrics.to_uint8`. `self_ensemble`: the mean over the 8 flips and turns
     of the image, in float before it becomes uint8. `backend`: see `backends.start_backend`; afterwards the one taken.
+
+    An image whose SR values are not finite in "bf16" or "fp16" is computed again in "fp32" by PyTorch; the first is told
+    of on stderr. Calls raise `InputError` where they are not finite in "fp32". Not seen is an overflow that the network
+    itself swallows: its ReLU makes 0 of minus infinity.
     """
 
     def __init__(
@@ -63,20 +69,39 @@ class NetworkUpscaler:
             keep_freed_memory()
         self.net = net.to(self.device).to(memory_format=torch.channels_last).eval()
         self.scale, self.precision = scale, precision
-        self.protocol, self.self_ensemble = protocol, self_ensemble
+        self.protocol, self.self_ensemble, self._tile = protocol, self_ensemble, tile
         self.backend, run = start_backend(backend, self.net, scale, self.device, precision)
         self._tiler = Tiler(run, scale, tile, PRECISIONS[precision].itemsize)
+        self._exact: NetworkUpscaler | None = None  # takes over where `precision` is not enough
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
+        return self._guarded(lambda upscaler: upscaler._to_8_bits(lr))
+
+    def to_float(self, lr: np.ndarray) -> np.ndarray:
+        """LR uint8 HxWx3 -> SR float32 (scale*H)x(scale*W)x3 as the network gives it: about [0, 1], not clamped."""
+        return self._guarded(lambda upscaler: upscaler._to_float(lr))
+
+    def _guarded(self, work: Callable[[NetworkUpscaler], np.ndarray]) -> np.ndarray:
+        try:
+            return work(self)
+        except FloatingPointError as error:
+            if self.precision == "fp32":
+                raise InputError(f"{error} in fp32: the weights are damaged, use others") from None
+            if self._exact is None:
+                print(f"{error} in {self.precision}: images where this happens are computed in fp32", file=sys.stderr)
+                how = (self._tile, self.protocol, self.self_ensemble)
+                self._exact = NetworkUpscaler(self.net, self.scale, self.device, "fp32", *how)
+        return self._exact._guarded(work)
+
+    def _to_8_bits(self, lr: np.ndarray) -> np.ndarray:
         if self.self_ensemble:
-            return to_uint8(self.to_float(lr), self.protocol)
+            return to_uint8(self._to_float(lr), self.protocol)
         out = np.empty(self._shape(lr), np.uint8)
         for rows, columns, sr in self._pieces(self._to_tensor(lr)):  # no float image of the whole is ever held
             out[rows, columns] = to_uint8(_to_numpy(sr), self.protocol)
         return out
 
-    def to_float(self, lr: np.ndarray) -> np.ndarray:
-        """LR uint8 HxWx3 -> SR float32 (scale*H)x(scale*W)x3 as the network gives it: about [0, 1], not clamped."""
+    def _to_float(self, lr: np.ndarray) -> np.ndarray:
         if not self.self_ensemble:
             return self._float_turn(lr)
         total = np.zeros(self._shape(lr), np.float32)
@@ -96,7 +121,10 @@ class NetworkUpscaler:
             torch.inference_mode(),
             torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32"),
         ):
-            yield from self._tiler.run(x)
+            for rows, columns, sr in self._tiler.run(x):
+                if not float(sr.abs().amax()) < UNLIMITED:  # infinity may have become that; NaN is under nothing
+                    raise FloatingPointError("the network's output is not finite")
+                yield rows, columns, sr
 
     def _shape(self, lr: np.ndarray) -> tuple[int, int, int]:
         return lr.shape[0] * self.scale, lr.shape[1] * self.scale, 3

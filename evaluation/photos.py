@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from common.errors import InputError
+from common.errors import InputError, naming
 from common.files import make_folder
 from common.overlap import Behind, in_order
 from common.progress import progress
@@ -34,8 +34,10 @@ def upscale_photos(source: Path, folder: Path, upscale: Upscale) -> list[Path]:
     deep = 0
     bar = progress(written, desc=f"x{upscale.scale}", unit="image")
     with Behind() as behind:
-        for out, picture in zip(bar, in_order(read_picture, files), strict=True):
-            behind(write_png, out, upscale_picture(picture, upscale))
+        for file, out, picture in zip(files, bar, in_order(read_picture, files), strict=True):
+            with naming(file):
+                sr = upscale_picture(picture, upscale)
+            behind(write_png, out, sr)
             deep += picture.converted == "16-bit"
     if deep:
         print(f"{deep} of 16 bits per channel came out with 8")
