@@ -2,7 +2,7 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: demo paper test lint train-x2 train-x3 train-x4
+.PHONY: demo paper test fuzz lint train-x2 train-x3 train-x4
 
 demo: .venv/installed
 	$(RUN) -m dataset.demo --scales 2
@@ -14,6 +14,10 @@ paper: .venv/installed
 
 test: .venv/ready
 	$(RUN) -m pytest
+
+# The test suite tries a few hundred odd files and flags, the same each time; this 10,000 new ones of each kind, for an hour or so.
+fuzz: .venv/ready
+	FUZZ_CASES=$${FUZZ_CASES:-10000} $(RUN) -m pytest -s tests/test_fuzz_*.py
 
 lint: .venv/ready
 	$(RUN) -m ruff check .
@@ -40,7 +44,7 @@ train-x2: $(X2_48)
 train-x3: $(X3)
 train-x4: $(X4)
 
-$(RUNS)/pictures.h5: | .venv/ready
+$(RUNS)/pictures.h5: | .venv/installed
 	@test -n "$(PICTURES)" || { echo "error: name a folder of photographs: make train-x2 PICTURES=FOLDER" >&2; exit 2; }
 	$(RUN) div2h5.py --source "$(PICTURES)" $(if $(EXTRA),--extra "$(EXTRA)") --hold_out 8 --out $@
 

@@ -5,6 +5,7 @@ A picture that is not 8-bit RGB is converted; `Picture.converted` says from what
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")  # Pillow knows others, 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 MAX_PIXELS = 256_000_000  # a header that promises more is refused before memory is taken
 Image.MAX_IMAGE_PIXELS = None  # the check is ours: an error of one line in place of a warning
+warnings.filterwarnings("ignore", module=r"PIL\.")  # likewise: of damaged metadata that nothing here uses
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # likewise
 
 

@@ -15,7 +15,7 @@ TINY = ["STEPS_24=2", "STEPS_48=1", "STEPS_X3=1", "WARMUP=1", "PRECISION=fp32", 
 
 
 def make(*words: str) -> subprocess.CompletedProcess[str]:
-    assumed = ["--silent", "--assume-old=.venv/ready"]
+    assumed = ["--silent", "--assume-old=.venv/installed"]
     return subprocess.run(["make", *assumed, *words], cwd=ROOT, capture_output=True, text=True, timeout=400)
 
 
