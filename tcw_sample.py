@@ -10,7 +10,7 @@ from common.errors import InputError, plain, run_command
 from common.flags import Flags
 from dataset.hdf5 import SCALES
 from dataset.testset import open_test_set
-from evaluation.backends import BACKENDS, ENGINES
+from evaluation.backends import BACKENDS, ENGINES, pick_precision
 from evaluation.inference import PRECISIONS, BicubicUpscaler, NetworkUpscaler, Upscale
 from evaluation.inventory import hash_files
 from evaluation.metrics import PROTOCOLS
@@ -46,7 +46,8 @@ def parse_flags() -> argparse.Namespace:
 
     speed = parser.add_argument_group("speed")
     speed.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
-    speed.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32", help="of the network (paper: fp32)")
+    auto = "of the network; auto: fp32 to measure (paper: fp32), for --input fp16 on CUDA and bf16 on a CPU that has it"
+    speed.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto", help=auto)
     speed.add_argument("--backend", choices=BACKENDS, default="torch", help="what computes; auto: the fastest here")
     speed.add_argument("--tile", type=tile, default="auto", help="side of a tile in LR pixels, auto or off")
     args = parser.parse_args()
@@ -78,14 +79,15 @@ def make_upscaler(args: argparse.Namespace) -> Upscale:
     if args.model == "bicubic":
         return BicubicUpscaler(args.scale)
     if args.ckpt_path is None:
-        raise InputError(
-            f"--model {args.model} needs weights: --ckpt_path checkpoint/x{args.scale}/cfsrcnn_x{args.scale}.pth"
-        )
+        example = f"checkpoint/x{args.scale}/cfsrcnn_x{args.scale}.pth"
+        raise InputError(f"--model {args.model} needs weights: --ckpt_path {example}")
     net = load_net(args.ckpt_path, args.model, args.scale, args.group)
     protocol = "rounded" if args.input else args.protocol
-    device = "cpu" if args.device == "auto" and args.backend in ENGINES else args.device
-    how = (args.precision, args.tile, protocol, args.self_ensemble, args.backend)
-    return NetworkUpscaler(net, args.scale, pick_device("cuda" if args.cuda else device), *how)
+    place = "cpu" if args.device == "auto" and args.backend in ENGINES else args.device
+    device = pick_device("cuda" if args.cuda else place)
+    precision = pick_precision(args.precision, device, args.backend, measured=not args.input)
+    how = (precision, args.tile, protocol, args.self_ensemble, args.backend)
+    return NetworkUpscaler(net, args.scale, device, *how)
 
 
 def describe(args: argparse.Namespace, test_set: str, upscale: Upscale) -> dict:
@@ -97,7 +99,7 @@ def describe(args: argparse.Namespace, test_set: str, upscale: Upscale) -> dict:
         "test_set": test_set,
         "scale": args.scale,
         "protocol": args.protocol,
-        "precision": args.precision,
+        "precision": getattr(upscale, "precision", None),
         "backend": getattr(upscale, "backend", None),
         "self_ensemble": args.self_ensemble,
     }

@@ -9,6 +9,8 @@ import torch
 
 from common.errors import InputError
 
+CPUINFO = Path("/proc/cpuinfo")
+
 
 def pick_device(name: str) -> torch.device:
     """ "auto": CUDA, else MPS, else the CPU; "cuda:1" is the second GPU. `InputError` for a device that is not there."""
@@ -22,6 +24,20 @@ def pick_device(name: str) -> torch.device:
         return torch.device(name)
     except RuntimeError:
         raise InputError(f"there is no device {name!r}: use cpu, cuda, mps or auto") from None
+
+
+def fast_precision(device: torch.device) -> str:
+    """The fastest precision there for a picture to be looked at: "fp16" on CUDA, "bf16" on a CPU that computes in it.
+
+    Else "fp32", also where nothing tells what the CPU can do. Figures to compare with published ones need "fp32".
+    """
+    if device.type == "cuda":
+        return "fp16"
+    try:
+        words = CPUINFO.read_text().split() if device.type == "cpu" else []
+    except OSError:  # no Linux
+        return "fp32"
+    return "bf16" if {"avx512_bf16", "amx_bf16"} & set(words) else "fp32"
 
 
 def available_memory(device: torch.device | None = None) -> int:

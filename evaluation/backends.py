@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from common.device import fast_precision
 from common.errors import InputError, one_line
 from common.optional import is_installed, load_package
 from model.export import to_onnx
@@ -58,6 +59,17 @@ def usable_backends(device: torch.device, precision: str) -> list[str]:
     """The backends that are installed and compute in that precision on that device, the fastest first."""
     engines = ENGINES.items() if device.type == "cpu" else ()
     return [name for name, each in engines if precision in each.precisions and is_installed(*each.packages)] + ["torch"]
+
+
+def pick_precision(name: str, device: torch.device, backend: str = "torch", measured: bool = False) -> str:
+    """The precision `name`; for "auto" the device's `fast_precision` if the backend knows it, else fp32.
+
+    `measured`: the output is held against published figures, which are fp32, so "auto" is that.
+    """
+    if name != "auto":
+        return name
+    fast = "fp32" if measured else fast_precision(device)
+    return fast if backend not in ENGINES or fast in ENGINES[backend].precisions else "fp32"
 
 
 def start_backend(name: str, net: nn.Module, scale: int, device: torch.device, precision: str) -> tuple[str, nn.Module]:

@@ -12,6 +12,7 @@ from torch import nn
 from common.device import pick_device
 from common.errors import InputError
 from dataset.images import to_picture
+from evaluation.backends import pick_precision
 from evaluation.inference import PRECISIONS, NetworkUpscaler
 from evaluation.photos import upscale_picture
 
@@ -22,13 +23,15 @@ Kind = TypeVar("Kind", np.ndarray, Image.Image)
 class Pretrained:
     """`net`: the network in eval mode on its device, for batches Nx3xHxW, RGB in [0, 1]. `scale`: what it upscales by.
 
+    `precision`: "fp32", exact; "bf16" or "fp16"; or "auto", which is what `tcw_sample.py --input` takes.
     Raises `InputError` for a device that is not there and for an unknown precision.
     """
 
     def __init__(self, net: nn.Module, scale: int, device: str | torch.device = "auto", precision: str = "fp32"):
-        if precision not in PRECISIONS:
-            raise InputError(f"there is no precision {precision!r}: use {', '.join(PRECISIONS)}")
-        self._upscale = NetworkUpscaler(net, scale, pick_device(str(device)), precision, protocol="rounded")
+        if precision not in (*PRECISIONS, "auto"):
+            raise InputError(f"there is no precision {precision!r}: use {', '.join(PRECISIONS)} or auto")
+        place = pick_device(str(device))
+        self._upscale = NetworkUpscaler(net, scale, place, pick_precision(precision, place), protocol="rounded")
         self.net, self.scale = self._upscale.net, scale
 
     def upscale(self, image: Kind) -> Kind:

@@ -58,7 +58,8 @@ def load(
     """The network in a weight file, ready for use: `load("checkpoint/x2/cfsrcnn_x2.pth").upscale(image)`.
 
     `scale`: 2, 3 or 4; may be left out for a CFSRCNN of one scale. `device`: "auto", "cpu", "cuda", "mps" or PyTorch's.
-    `precision`: "fp32", "bf16" or "fp16". Raises `InputError`, saying what is wrong, if they do not fit together.
+    `precision`: "fp32", "bf16", "fp16" or "auto", see `Pretrained`. Raises `InputError`, saying what is wrong, if they do
+    not fit together.
     """
     from evaluation.pretrained import Pretrained  # here, since `evaluation/` stands on `model/`
     from model.checkpoint import load_net, only_scale

@@ -43,4 +43,4 @@ def test_help_groups_the_flags_and_gives_the_papers_values(command, program):
     text = " ".join(command(program, "--help").out.split())
     places = [text.index(f" {group}: ") for group in ("the paper's flags", "data", "speed")]
     assert places[0] == min(places) and " output: " in text
-    assert ("(paper: 77; default: 64)" if program == TRAIN else "(paper: fp32; default: fp32)") in text
+    assert ("(paper: 77; default: 64)" if program == TRAIN else "(paper: fp32)") in text

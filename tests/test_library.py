@@ -36,7 +36,7 @@ def test_an_array_is_upscaled_as_the_network_says(net, checkpoint):
 def test_it_is_what_the_command_writes(net, checkpoint, command, tmp_path):
     Image.fromarray(ARRAYS["RGBA"]).save(tmp_path / "a.png")
     flags = ["--scale", 2, "--ckpt_path", checkpoint, "--input", tmp_path / "a.png", "--sample_dir", tmp_path]
-    assert command("tcw_sample.py", *flags, "--device", "cpu").code == 0
+    assert command("tcw_sample.py", *flags, "--device", "cpu", "--precision", "fp32").code == 0
     assert np.array_equal(net.upscale(ARRAYS["RGBA"]), np.asarray(Image.open(tmp_path / "a_x2.png")))
 
 
