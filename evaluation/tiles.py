@@ -13,6 +13,7 @@ import copy
 import math
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -74,32 +75,28 @@ class Tiler:
         height, width = x.shape[2:]
         tile, inner = self._sides(x)
         extract_halo, refine_halo = (0, 0) if max(height, width) <= min(tile, inner) else self._find_halos()
-        for top in range(0, height, tile):
-            for left in range(0, width, tile):
-                region = top, min(top + tile, height), left, min(left + tile, width)
-                y, x0, part = _cut(x, region, extract_halo + refine_halo)
-                maps = self._extract(part)
-                yield from self._refine_region(maps, region, (y, x0), inner, refine_halo)
+        for rows in _spans(0, height, tile, extract_halo + refine_halo, height):
+            for columns in _spans(0, width, tile, extract_halo + refine_halo, width):
+                maps = self._extract(x[:, :, rows.begin : rows.end, columns.begin : columns.end])
+                yield from self._refine_region(maps, rows, columns, inner, refine_halo)
 
     def _extract(self, part: Tensor) -> tuple[Tensor, ...]:
         part = part.float().div_(255).contiguous(memory_format=torch.channels_last)
         return self._staged.extract(part) if self._staged else (part,)
 
     def _refine_region(
-        self, maps: tuple[Tensor, ...], region: tuple[int, ...], origin: tuple[int, int], inner: int, halo: int
+        self, maps: tuple[Tensor, ...], rows: Span, columns: Span, inner: int, halo: int
     ) -> Iterator[tuple[slice, slice, Tensor]]:
-        """The second stage over `region` (top, bottom, left, right of the image); `maps` begin at `origin`."""
+        """The second stage over the part of the image that `maps` are of."""
         scale = self._scale
-        for top in range(region[0], region[1], inner):
-            for left in range(region[2], region[3], inner):
-                bottom, right = min(top + inner, region[1]), min(left + inner, region[3])
-                local = top - origin[0], bottom - origin[0], left - origin[1], right - origin[1]
-                cuts = [_cut(each, local, halo) for each in maps]
-                y, x = cuts[0][:2]
-                sr = self._refine([each.contiguous(memory_format=torch.channels_last) for _, _, each in cuts])
-                sr = sr[:, :, (local[0] - y) * scale : (local[1] - y) * scale, (local[2] - x) * scale :]
-                sr = sr[:, :, :, : (right - left) * scale]
-                yield slice(top * scale, bottom * scale), slice(left * scale, right * scale), sr
+        for y in _spans(rows.start - rows.begin, rows.stop - rows.begin, inner, halo, maps[0].shape[2]):
+            for x in _spans(columns.start - columns.begin, columns.stop - columns.begin, inner, halo, maps[0].shape[3]):
+                cuts = [each[:, :, y.begin : y.end, x.begin : x.end] for each in maps]
+                sr = self._refine([each.contiguous(memory_format=torch.channels_last) for each in cuts])
+                top, left = (rows.begin + y.start) * scale, (columns.begin + x.start) * scale
+                height, width = (y.stop - y.start) * scale, (x.stop - x.start) * scale
+                sr = sr[:, :, (y.start - y.begin) * scale :, (x.start - x.begin) * scale :]
+                yield slice(top, top + height), slice(left, left + width), sr[:, :, :height, :width]
 
     def _refine(self, maps: list[Tensor]) -> Tensor:
         sr = self._staged.refine(maps[0], maps[1], self._scale) if self._staged else self._net(maps[0], self._scale)
@@ -181,14 +178,24 @@ def _probe(net: nn.Module) -> nn.Module:
     return copy.deepcopy(net).to("cpu", torch.float64).eval()
 
 
-def _cut(x: Tensor, region: tuple[int, ...], halo: int) -> tuple[int, int, Tensor]:
-    """`region` (top, bottom, left, right) of an NxCxHxW tensor with at least `halo` around it; where it begins."""
-    top, bottom = _widen(region[0], region[1], halo, x.shape[2])
-    left, right = _widen(region[2], region[3], halo, x.shape[3])
-    return top, left, x[:, :, top:bottom, left:right]
+@dataclass(frozen=True)
+class Span:
+    """Of a tile's rows or columns: what is kept of it, `start` to `stop`, and what is computed, `begin` to `end`."""
+
+    start: int
+    stop: int
+    begin: int
+    end: int
 
 
-def _widen(start: int, stop: int, halo: int, length: int) -> tuple[int, int]:
-    begin, end = max(start - halo, 0), min(stop + halo, length)
-    begin = max(0, min(begin, length - LEAST_SIDE))
-    return begin, min(length, max(end, begin + LEAST_SIDE))
+def _spans(start: int, stop: int, side: int, halo: int, length: int) -> list[Span]:
+    """`start` to `stop` of 0 to `length` in as few spans of at most `side` as it takes, with at least `halo` around them.
+
+    All compute equally much: memory of one tile then fits the next one, and no small rest costs a halo of its own.
+    """
+    step = math.ceil((stop - start) / math.ceil((stop - start) / side))
+    kept = [(each, min(each + step, stop)) for each in range(start, stop, step)]
+    wide = [(max(low - halo, 0), min(high + halo, length)) for low, high in kept]
+    size = min(length, max(LEAST_SIDE, *(end - begin for begin, end in wide)))
+    begins = [min(begin, length - size) for begin, _ in wide]
+    return [Span(*each, begin, begin + size) for each, begin in zip(kept, begins, strict=True)]
