@@ -41,7 +41,7 @@ def verify(folder: Path, scales: list[int] | None = None) -> None:
     """
     name, published = published_set(folder.resolve().name)
     if not folder.is_dir():
-        raise InputError(f"{folder} does not exist: docs/benchmarks.md says how to get {name}")
+        raise InputError(f"{folder} does not exist: docs/measuring.md says how to get {name}")
     wrong, compared = [], 0
     for scale in scales or scales_of(folder):
         if f"x{scale}" not in published:
@@ -55,7 +55,7 @@ def verify(folder: Path, scales: list[int] | None = None) -> None:
         raise InputError(f"{folder} has nothing to compare: of {name} the hashes of {', '.join(published)} are known")
     if wrong:
         raise InputError(
-            f"{folder} is not as published ({', '.join(wrong)}): docs/benchmarks.md says how to get it right"
+            f"{folder} is not as published ({', '.join(wrong)}): docs/measuring.md says how to get it right"
         )
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from common.errors import InputError
 from dataset.hdf5 import SCALES
 from dataset.testset import plain_name
-from model.checkpoint import identify, read_state
+from model.checkpoint import read_state
+from model.names import identify
 
 SHIPPED = re.compile(r"x([234])/cfsrcnn_x\1\.(pth|safetensors)$")
 

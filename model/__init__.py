@@ -15,7 +15,7 @@ from common.errors import InputError, one_line
 if TYPE_CHECKING:
     from evaluation.pretrained import Pretrained
 
-NOT_MODELS = {"ops", "checkpoint", "export", "init"}
+NOT_MODELS = {"ops", "names", "checkpoint", "export", "init"}
 
 
 def model_names() -> list[str]:

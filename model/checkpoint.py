@@ -1,8 +1,8 @@
-"""Weight files: reading any known form safely, finding out what they hold, writing ours and the authors'.
+"""Weight files: reading any known form safely, putting them into a network, writing ours and the authors'.
 
-Known forms of CFSRCNN are the authors' (`conv1.0.weight`, ...) and ours ("native": `febs.0.feu.weight`, ...), single- or
-multi-scale, as `.pth` or `.safetensors`, bare or inside `state_dict`, `params_ema` or `params`, with or without the
-`module.` of DataParallel. Command line: `python -m model.checkpoint convert IN OUT --format authors|native`.
+Known forms of CFSRCNN are the authors' and ours (`model/names.py`), single- or multi-scale, as `.pth` or `.safetensors`, bare
+or inside `state_dict`, `params_ema` or `params`, with or without the `module.` of DataParallel.
+Command line: `python -m model.checkpoint convert IN OUT --format authors|native`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,42 +21,9 @@ from common.errors import InputError, one_line, run_command
 from common.files import PatientFile, whole_file
 from common.flags import Flags
 from model import build_net, net_class
+from model.names import State, identify, to_authors, to_native
 
-State = dict[str, Tensor]
 WRAPPERS = ("params_ema", "params", "state_dict")
-
-
-def _authors_names() -> dict[str, str]:
-    """Native name -> the authors' name of each layer, read off Figure 2 (docs/paper_map.md), in the authors' order."""
-    names: dict[str, str] = {}
-    for k in range(17):
-        names |= {f"febs.{k}.feu": f"conv{2 * k + 1}.0", f"febs.{k}.cu": f"conv{2 * k + 2}.0"}
-    del names["febs.16.cu"]  # the last FEB has no CU
-    names |= {f"eb.feus.{k}": f"conv{34 + k}.0" for k in range(6)}
-    names |= {f"frb.feus.{k}": f"conv34_{k + 1}.0" for k in range(5)}
-    return names | {"frb.conv": "conv41.0"}
-
-
-AUTHORS_NAME = _authors_names()
-NATIVE_NAME = {authors: native for native, authors in AUTHORS_NAME.items()}
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What a CFSRCNN weight file holds: its `form` ("authors" or "native") and the scales it serves."""
-
-    form: str
-    scales: tuple[int, ...]
-
-    @property
-    def multi_scale(self) -> bool:
-        """Whether one network serves several scales."""
-        return len(self.scales) > 1
-
-    def __str__(self) -> str:
-        kind = "a multi-scale" if self.multi_scale else f"an x{self.scales[0]}"
-        form = "the authors'" if self.form == "authors" else "native"
-        return f"{kind} CFSRCNN checkpoint in {form} form"
 
 
 def read_state(path: Path | str) -> State:
@@ -89,20 +55,26 @@ def read_state(path: Path | str) -> State:
     return {str(name).removeprefix("module."): value for name, value in loaded.items()}
 
 
-def identify(state: State) -> Contents | None:
-    """What a state dict of CFSRCNN holds, found in its names and shapes; None if it is not of CFSRCNN."""
-    form = "native" if "febs.0.feu.weight" in state else "authors" if "conv34_1.0.weight" in state else None
-    if form is None:
-        return None
-    prefix = "cb.upsample." if form == "native" else "upsample."
-    if f"{prefix}up2.body.0.weight" in state:
-        return Contents(form, (2, 3, 4))
-    first = state.get(f"{prefix}up.body.0.weight")
-    if first is None:
-        return None
-    if first.shape[:1] == (9 * 64,):
-        return Contents(form, (3,))
-    return Contents(form, (4,) if f"{prefix}up.body.2.weight" in state else (2,))
+def load_plain(path: Path) -> Any:
+    """What `torch.save` wrote, if it is plain data: nothing in it is run. Any error for a damaged file.
+
+    `InputError` for what is no such file, would run code, or would take far more memory than its size.
+    """
+    with open(path, "rb") as file:
+        if (start := file.read(2))[:1] != pickle.PROTO and start != b"PK":
+            raise InputError(f"{path} is no PyTorch weight file: it starts with {start!r}, not as a pickle or zip file")
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > max(path.stat().st_size * 2, 1 << 20):
+                raise InputError(f"{path} is packed far smaller than its contents, as no weight file is: refused")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error).lower():
+            raise InputError(
+                f"{path} is a pickle of more than weights, which could run code: refused; ask its author for a state dict"
+            ) from None
+        raise
 
 
 def only_scale(path: Path | str) -> int:
@@ -111,24 +83,6 @@ def only_scale(path: Path | str) -> int:
     if contents is None or contents.multi_scale:
         raise InputError(f"{path} is {contents or 'not of CFSRCNN'}: choose its scale, 2, 3 or 4 (--scale)")
     return contents.scales[0]
-
-
-def to_native(state: State) -> State:
-    """Renames the authors' layers to ours; a native state comes back as it is. The tensors are the same."""
-    return {_rename(name, NATIVE_NAME, ("upsample.", "cb.upsample.")): value for name, value in state.items()}
-
-
-def to_authors(state: State) -> State:
-    """Renames our layers to the authors'; the order becomes theirs too: mean shifts, layers, upsampler."""
-    renamed = {_rename(name, AUTHORS_NAME, ("cb.upsample.", "upsample.")): value for name, value in state.items()}
-    order = ["sub_mean.shifter", "add_mean.shifter", *AUTHORS_NAME.values()]
-    place = {layer: number for number, layer in enumerate(order)}
-
-    def position(name: str) -> tuple[int, str, bool]:
-        layer, _, kind = name.rpartition(".")
-        return place.get(layer, len(place)), layer, kind != "weight"
-
-    return {name: renamed[name] for name in sorted(renamed, key=position)}
 
 
 def load_net(path: Path | str, model: str = "cfsrcnn", scale: int = 2, group: int = 1) -> nn.Module:
@@ -196,28 +150,6 @@ def _meant(path: Path, scale: int) -> str:
     return f"there are {', '.join(there)}" if there else "train one with train.py"
 
 
-def load_plain(path: Path) -> Any:
-    """What `torch.save` wrote, if it is plain data: nothing in it is run. Any error for a damaged file.
-
-    `InputError` for what is no such file, would run code, or would take far more memory than its size.
-    """
-    with open(path, "rb") as file:
-        if (start := file.read(2))[:1] != pickle.PROTO and start != b"PK":
-            raise InputError(f"{path} is no PyTorch weight file: it starts with {start!r}, not as a pickle or zip file")
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > max(path.stat().st_size * 2, 1 << 20):
-                raise InputError(f"{path} is packed far smaller than its contents, as no weight file is: refused")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower():
-            raise InputError(
-                f"{path} is a pickle of more than weights, which could run code: refused; ask its author for a state dict"
-            ) from None
-        raise
-
-
 def _is_plain(value: object) -> bool:
     """An ordinary tensor: dense, real, not quantised, with all of its values at hand and not one that stands for many."""
     if not isinstance(value, Tensor) or value.is_nested or value.is_quantized or value.is_complex() or value.is_meta:
@@ -225,13 +157,6 @@ def _is_plain(value: object) -> bool:
     if value.layout != torch.strided:
         return False
     return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
-
-
-def _rename(name: str, table: dict[str, str], prefix: tuple[str, str]) -> str:
-    if name.startswith(prefix[0]):
-        return prefix[1] + name[len(prefix[0]) :]
-    layer, _, kind = name.rpartition(".")
-    return f"{table[layer]}.{kind}" if layer in table else name
 
 
 def _shapes(state: State) -> dict[str, tuple[int, ...]]:

@@ -149,7 +149,7 @@ def authors_shapes() -> dict[str, dict[str, list[int]]]:
 def golden_net(authors_shapes):
     """`golden_net("x2")`: CFSRCNN with the golden weights; also "x3", "x4", "multi"."""
     from model.cfsrcnn import CFSRCNN
-    from model.checkpoint import to_native
+    from model.names import to_native
 
     def build(kind: str) -> CFSRCNN:
         multi = kind == "multi"

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from common.errors import InputError
 from model.cfsrcnn import CFSRCNN
-from model.checkpoint import identify, load_matching, load_net, read_state, save_state, to_authors, to_native
+from model.checkpoint import load_matching, load_net, read_state, save_state
+from model.names import identify, to_authors, to_native
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
