@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ UNLIMITED = torch.finfo(torch.float32).max  # a clamp to it changes infinity alo
 class Substitute(nn.Module):
     """The face of `net` at one scale whose `forward` runs in an engine; `original` stays at hand to be probed."""
 
-    refine_side = 768  # SR pixels, side of a tile of the second stage: engines reuse their memory, so it can be large
+    extract_maps, refine_side = 24, 768  # as `EXTRACT_MAPS` and `REFINE_SIDE` of `evaluation/tiles.py`, measured
 
     def __init__(self, net: nn.Module, scale: int, load: Callable[[bytes], Run]):
         super().__init__()
@@ -110,7 +111,11 @@ def _start(name: str, net: nn.Module, scale: int, device: torch.device, precisio
 
 
 def _load_openvino(graph: bytes, precision: str) -> Run:
-    """Channels last from end to end, as OpenVINO computes; with "bf16" the last layer still gives float32."""
+    """Channels last from end to end, as OpenVINO computes; with "bf16" the last layer still gives float32.
+
+    Compiled anew for images of another size, which takes a fraction of a second: a graph for all sizes takes 1.6 times
+    the memory, since it shares none between layers.
+    """
     import openvino  # the packages of an engine are there when its loader is called
     from openvino import opset13, preprocess
 
@@ -130,10 +135,17 @@ def _load_openvino(graph: bytes, precision: str) -> Run:
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }
-    request = core.compile_model(edges.build(), "CPU", settings).create_infer_request()
+    model = edges.build()
+    core.compile_model(model, "CPU", settings)  # an operation that it lacks shows now
+
+    @lru_cache(maxsize=1)
+    def request(*shapes: tuple[int, ...]) -> openvino.InferRequest:
+        model.reshape({number: openvino.PartialShape(shape) for number, shape in enumerate(shapes)})
+        return core.compile_model(model, "CPU", settings).create_infer_request()
 
     def run(*maps: Tensor) -> tuple[Tensor, ...]:
-        results = request.infer([each.permute(0, 2, 3, 1).contiguous().numpy() for each in maps], share_inputs=True)
+        arrays = [each.permute(0, 2, 3, 1).contiguous().numpy() for each in maps]
+        results = request(*(each.shape for each in arrays)).infer(arrays, share_inputs=True)
         return tuple(torch.from_numpy(each).permute(0, 3, 1, 2) for each in results.to_tuple())
 
     return run

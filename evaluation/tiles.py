@@ -115,7 +115,9 @@ class Tiler:
         inner = side // self._scale if self._staged and x.device.type == "cpu" else whole
         if self._tile != "auto":
             return int(self._tile), min(int(self._tile), inner)
-        maps = EXTRACT_MAPS if inner < whole else EXTRACT_MAPS + REFINE_MAPS * self._scale**2
+        maps = getattr(self._net, "extract_maps", EXTRACT_MAPS)
+        if inner >= whole:
+            maps = max(maps, EXTRACT_MAPS + REFINE_MAPS * self._scale**2)
         budget = available_memory(x.device) // 4
         if x.device.type == "cpu":
             budget = min(budget, CPU_BUDGET)

@@ -107,6 +107,24 @@ def test_any_networks_tiles_join():
         assert np.array_equal(tiled, whole)
 
 
+class Recording(LookLeft):
+    """Keeps the shape of each batch that it sees."""
+
+    def __init__(self, left: int):
+        super().__init__(left)
+        self.shapes: list[tuple[int, ...]] = []
+
+    def forward(self, x: torch.Tensor, scale: int) -> torch.Tensor:
+        self.shapes.append(tuple(x.shape))
+        return super().forward(x, scale)
+
+
+def test_all_tiles_are_of_one_size_and_none_is_a_small_rest():
+    net = Recording(5)
+    NetworkUpscaler(net, 2, tile=100)(photograph("chelsea.png", 102, 205))
+    assert net.shapes == [(1, 3, 51 + 5, 69 + 5 + 5)] * 6  # 102 = 51 + 51 and 205 = 69 + 69 + 67, with the halos
+
+
 class MinusMean(nn.Module):
     """Subtracts the mean of the whole image, so each output depends on every input."""
 
