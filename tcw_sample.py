@@ -18,7 +18,7 @@ from evaluation.photos import upscale_photos
 from evaluation.sample import run_benchmark
 from model.checkpoint import load_net
 
-NETWORK_ONLY = ("ckpt_path", "group", "self_ensemble", "precision", "backend", "tile", "baseline")
+NETWORK_ONLY = ("ckpt_path", "group", "self_ensemble", "precision", "backend", "compile", "tile", "baseline")
 
 
 def parse_flags() -> argparse.Namespace:
@@ -49,6 +49,7 @@ def parse_flags() -> argparse.Namespace:
     auto = "of the network; auto: fp32 to measure (paper: fp32), for --input fp16 on CUDA and bf16 on a CPU that has it"
     speed.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto", help=auto)
     speed.add_argument("--backend", choices=BACKENDS, default="torch", help="what computes; auto: the fastest here")
+    speed.add_argument("--compile", action="store_true", help="by TorchInductor: slow to start, faster on a GPU")
     speed.add_argument("--tile", type=tile, default="auto", help="side of a tile in LR pixels, auto or off")
     args = parser.parse_args()
     if args.model == "bicubic":
@@ -86,7 +87,7 @@ def make_upscaler(args: argparse.Namespace) -> Upscale:
     place = "cpu" if args.device == "auto" and args.backend in ENGINES else args.device
     device = pick_device("cuda" if args.cuda else place)
     precision = pick_precision(args.precision, device, args.backend, measured=not args.input)
-    how = (precision, args.tile, protocol, args.self_ensemble, args.backend)
+    how = (precision, args.tile, protocol, args.self_ensemble, args.backend, args.compile)
     return NetworkUpscaler(net, args.scale, device, *how)
 
 
@@ -101,6 +102,7 @@ def describe(args: argparse.Namespace, test_set: str, upscale: Upscale) -> dict:
         "protocol": args.protocol,
         "precision": getattr(upscale, "precision", None),
         "backend": getattr(upscale, "backend", None),
+        "compiled": args.compile,
         "self_ensemble": args.self_ensemble,
     }
 

@@ -1,7 +1,8 @@
 """How fast an LR image becomes an SR image: ours against the network as the paper writes it, in one run.
 
 "plain" is Figure 2 to the letter: both passes through the upsampler, NCHW, float32, the whole image at once. Both go from
-uint8 to uint8. "ours" is a row for each precision in PyTorch, and one more for each engine of `--backend` that is installed.
+uint8 to uint8. "ours" is a row for each precision in PyTorch, and one more for each engine of `--backend` that is installed;
+`--backends torch compiled` has one for `--compile`, which takes minutes to start.
 Command line: `python -m benchmarks.inference --out results/inference.json`; `--quick` for a first look.
 """
 
@@ -34,6 +35,8 @@ from model.init import initialise
 SIDES = {2: 256, 3: 170, 4: 128}  # LR pixels, so that the SR picture is about 512x512
 TABLE9 = (256, 512, 1024)  # HR pixels to a side
 GROWTH = (128, 256, 512, 1024)  # LR pixels to a side, for pixels per second against size
+COMPILED = "compiled"  # in place of a backend: PyTorch's own, with --compile
+WAYS = ("torch", COMPILED, *ENGINES)
 Job = Callable[[], object]
 Way = tuple[str, str]  # precision and backend
 
@@ -76,7 +79,8 @@ def compare(scale: int, device: torch.device, ways: dict[str, Way], rounds: int,
     lr = random_lr(side)
     jobs: dict[str, Job] = {}
     for name, (precision, backend) in progress(ways.items(), desc=f"x{scale}", unit="start"):
-        jobs[name] = partial(NetworkUpscaler(make_net(scale), scale, device, precision, backend=backend), lr)
+        how: dict = {"by_inductor": True} if backend == COMPILED else {"backend": backend}
+        jobs[name] = partial(NetworkUpscaler(make_net(scale), scale, device, precision, **how), lr)
     bare = {precision: bare_convolution(side, device, PRECISIONS[precision]) for precision, _ in ways.values()}
     bare_jobs = {f"convolution {precision}": job for precision, (job, _) in bare.items()}
     with Elsewhere(make_plain, scale, device, lr) as plain:
@@ -97,7 +101,8 @@ def ours(device: torch.device, precisions: list[str], backends: list[str] | None
     ways = {}
     for precision in precisions:
         usable = usable_backends(device, precision)
-        for backend in (each for each in ("torch", *ENGINES) if each in usable and each in (backends or usable)):
+        chosen = {*usable, COMPILED} & set(backends or usable)
+        for backend in (each for each in WAYS if each in chosen):
             ways[precision if backend == "torch" else f"{precision} {backend}"] = precision, backend
     if missing := set(backends or ()) - {backend for _, backend in ways.values()}:
         what = f"is not installed or does not know {', '.join(precisions)} on this device"
@@ -131,7 +136,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="measured runs of each thing; medians are shown")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     parser.add_argument("--precisions", nargs="+", choices=tuple(PRECISIONS), help="default: fp32 and bf16")
-    parser.add_argument("--backends", nargs="+", choices=("torch", *ENGINES), help="default: all that are installed")
+    parser.add_argument("--backends", nargs="+", choices=WAYS, help="default: all that are installed, without compiled")
     parser.add_argument("--quick", action="store_true", help="sides divided by four and two rounds: a first look")
     args = parser.parse_args()
     device, divide = pick_device(args.device), 4 if args.quick else 1

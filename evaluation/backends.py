@@ -13,6 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from common.compiled import compiled
 from common.device import fast_precision
 from common.errors import InputError, one_line
 from common.optional import is_installed, load_package
@@ -56,6 +57,23 @@ class StagedSubstitute(Substitute):
         return self._refine(deep, first)[0]
 
 
+class Compiled(nn.Module):
+    """The face of `net` whose two stages, or else the whole of it, run through TorchInductor; for images of any size.
+
+    `original` stays at hand to be probed. `InputError` where there is no compiler.
+    """
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.original = net
+        for stage in ("extract", "refine") if _staged(net) else ("forward",):
+            setattr(self, stage, compiled(getattr(net, stage), dynamic=True))
+
+
+def _staged(net: nn.Module) -> bool:
+    return hasattr(net, "extract") and hasattr(net, "refine")
+
+
 def usable_backends(device: torch.device, precision: str) -> list[str]:
     """The backends that are installed and compute in that precision on that device, the fastest first."""
     engines = ENGINES.items() if device.type == "cpu" else ()
@@ -73,12 +91,18 @@ def pick_precision(name: str, device: torch.device, backend: str = "torch", meas
     return fast if backend not in ENGINES or fast in ENGINES[backend].precisions else "fp32"
 
 
-def start_backend(name: str, net: nn.Module, scale: int, device: torch.device, precision: str) -> tuple[str, nn.Module]:
-    """The backend's name, and what runs `net` in it: `net` itself for "torch".
+def start_backend(
+    name: str, net: nn.Module, scale: int, device: torch.device, precision: str, by_inductor: bool = False
+) -> tuple[str, nn.Module]:
+    """The backend's name, and what runs `net` in it: `net` itself for "torch", or, `by_inductor`, `Compiled`.
 
     "auto" takes the first of `usable_backends` that can run the network. `InputError` where the named one cannot: it is
     not installed, the device is no CPU, it does not know the precision, or the network cannot be exported.
     """
+    if by_inductor:
+        if name != "torch":
+            raise InputError(f"--compile is of --backend torch alone: leave out --compile, or --backend {name}")
+        return name, Compiled(net)
     if name != "auto":
         return name, _start(name, net, scale, device, precision)
     for each in usable_backends(device, precision):
@@ -100,7 +124,7 @@ def _start(name: str, net: nn.Module, scale: int, device: torch.device, precisio
         raise InputError(f"--backend {name} knows --precision {known}, not {precision}: use it, or another --backend")
     for package in engine.packages:
         load_package(package, f"--backend {name}")
-    substitute = StagedSubstitute if hasattr(net, "extract") and hasattr(net, "refine") else Substitute
+    substitute = StagedSubstitute if _staged(net) else Substitute
     try:
         return substitute(net, scale, lambda graph: engine.load(graph, precision))
     except InputError:

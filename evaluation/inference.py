@@ -46,7 +46,8 @@ class NetworkUpscaler:
 
     `precision`: "fp32", "bf16" or "fp16" (autocast). `tile`: side of a tile in LR pixels, "auto" or "off".
     `protocol`: how float SR becomes uint8, see `metrics.to_uint8`. `self_ensemble`: the mean over the 8 flips and turns
-    of the image, in float before it becomes uint8. `backend`: see `backends.start_backend`; afterwards the one taken.
+    of the image, in float before it becomes uint8. `backend`, `by_inductor`: see `backends.start_backend`; afterwards the
+    backend taken.
 
     An image whose SR values are not finite in "bf16" or "fp16" is computed again in "fp32" by PyTorch; the first is told
     of on stderr. Calls raise `InputError` where they are not finite in "fp32". Not seen is an overflow that the network
@@ -63,6 +64,7 @@ class NetworkUpscaler:
         protocol: str = "paper",
         self_ensemble: bool = False,
         backend: str = "torch",
+        by_inductor: bool = False,
     ):
         self.device = torch.device(device)
         if self.device.type == "cpu":
@@ -70,7 +72,7 @@ class NetworkUpscaler:
         self.net = net.to(self.device).to(memory_format=torch.channels_last).eval()
         self.scale, self.precision = scale, precision
         self.protocol, self.self_ensemble, self._tile = protocol, self_ensemble, tile
-        self.backend, run = start_backend(backend, self.net, scale, self.device, precision)
+        self.backend, run = start_backend(backend, self.net, scale, self.device, precision, by_inductor)
         self._tiler = Tiler(run, scale, tile, PRECISIONS[precision].itemsize)
         self._exact: NetworkUpscaler | None = None  # takes over where `precision` is not enough
 

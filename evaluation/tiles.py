@@ -81,7 +81,7 @@ class Tiler:
                 yield from self._refine_region(maps, rows, columns, inner, refine_halo)
 
     def _extract(self, part: Tensor) -> tuple[Tensor, ...]:
-        part = part.float().div_(255).contiguous(memory_format=torch.channels_last)
+        part = _packed(part.float().div_(255))
         return self._staged.extract(part) if self._staged else (part,)
 
     def _refine_region(
@@ -91,8 +91,7 @@ class Tiler:
         scale = self._scale
         for y in _spans(rows.start - rows.begin, rows.stop - rows.begin, inner, halo, maps[0].shape[2]):
             for x in _spans(columns.start - columns.begin, columns.stop - columns.begin, inner, halo, maps[0].shape[3]):
-                cuts = [each[:, :, y.begin : y.end, x.begin : x.end] for each in maps]
-                sr = self._refine([each.contiguous(memory_format=torch.channels_last) for each in cuts])
+                sr = self._refine([_packed(each[:, :, y.begin : y.end, x.begin : x.end]) for each in maps])
                 top, left = (rows.begin + y.start) * scale, (columns.begin + x.start) * scale
                 height, width = (y.stop - y.start) * scale, (x.stop - x.start) * scale
                 sr = sr[:, :, (y.start - y.begin) * scale :, (x.start - x.begin) * scale :]
@@ -178,6 +177,15 @@ def _side(run: Run, channels: int, scale: int, length: int, axis: int) -> int:
 def _probe(net: nn.Module) -> nn.Module:
     net = getattr(net, "original", net)  # not an engine that stands in for it
     return copy.deepcopy(net).to("cpu", torch.float64).eval()
+
+
+def _packed(x: Tensor) -> Tensor:
+    """`x` in channels_last with that form's strides. Whole rows of one image pass as contiguous with the batch stride of
+    what they are cut from, for which `--compile` would compile anew.
+    """
+    _, channels, height, width = x.shape
+    strides = channels * height * width, 1, channels * width, channels
+    return x.contiguous(memory_format=torch.channels_last).as_strided(x.shape, strides)
 
 
 @dataclass(frozen=True)
