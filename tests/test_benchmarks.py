@@ -78,3 +78,21 @@ def test_the_training_benchmark_compares_steps_samplers_and_parts(monkeypatch, t
     assert content["steps"]["2 x 8x8"].keys() == {"plain, 0 workers", "plain, 4 workers", "fp32"}
     assert content["sampler"].keys() == {"cut in Python", "ours"}
     assert "forward and backward" in content["parts"]["fp32"] and "steps/s" in capsys.readouterr().out
+
+
+def test_the_memory_benchmark_gives_the_peak_of_the_command(command, refused):
+    words = ["-m", "benchmarks.memory", "--device", "cpu", "--precisions", "fp32", "--backends", "torch"]
+    outcome = command(*words, "--size", "24x20")
+    assert outcome.code == 0 and "24x20 at x2" in outcome.out, outcome
+    name, peak, seconds = outcome.out.strip().splitlines()[-1].strip("| ").split(" | ")
+    assert name == "fp32" and 0.1 < float(peak) < 8 and float(seconds) >= 1
+    refused("--size: 4K is no size such as 3840x2160", *words, "--size", "4K")
+
+
+def test_the_compiled_network_has_a_row_where_it_is_asked_for():
+    cpu = torch.device("cpu")
+    assert inference.ours(cpu, ["bf16"], ["torch", "compiled"]) == {
+        "bf16": ("bf16", "torch"),
+        "bf16 compiled": ("bf16", "compiled"),
+    }
+    assert all(backend != "compiled" for _, backend in inference.ours(cpu, ["fp32"], None).values())

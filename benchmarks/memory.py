@@ -1,0 +1,81 @@
+"""How much main memory the command takes that upscales a picture: the peak of the whole process, tiles by `--tile auto`.
+
+Each row is `tcw_sample.py --input` in a process of its own on a smooth picture, from the file that is read to the PNG
+that is written. Command line: `python -m benchmarks.memory --size 3840x2160`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from PIL import Image
+
+from benchmarks.inference import COMPILED, WAYS, Way, make_net, ours, random_lr
+from benchmarks.timing import device_name
+from common.device import pick_device
+from common.errors import InputError, run_command
+from common.flags import Flags
+from dataset.hdf5 import SCALES
+from evaluation.inference import PRECISIONS
+from evaluation.tables import Table, to_markdown
+from model.checkpoint import save_state
+
+ROOT = Path(__file__).parent.parent
+
+
+def peak_of(folder: Path, scale: int, device: str, way: Way) -> tuple[float, float]:
+    """The peak in GiB and the seconds of the command on `folder`/a.png with the weights of `folder`/net.pth."""
+    precision, backend = way
+    words = ["--input", folder / "a.png", "--ckpt_path", folder / "net.pth", "--sample_dir", folder / "out"]
+    words += ["--scale", scale, "--device", device, "--precision", precision]
+    words += ["--compile"] if backend == COMPILED else ["--backend", backend]
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "tcw_sample.py", *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    said = process.stderr.read().decode() if process.stderr else ""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise InputError(f"upscaling in {precision} with {backend} failed: {(said.splitlines() or ['killed'])[-1]}")
+    unit = 1 if sys.platform == "darwin" else 1 << 10
+    return usage.ru_maxrss * unit / 2**30, time.perf_counter() - start
+
+
+def size(text: str) -> tuple[int, int]:
+    """--size: WIDTHxHEIGHT."""
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"{text} is no size such as 3840x2160")
+    return int(width), int(height)
+
+
+def main() -> None:
+    parser = Flags(prog="python -m benchmarks.memory", description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=size, default="3840x2160", help="WIDTHxHEIGHT of the LR picture")
+    parser.add_argument("--scale", type=int, default=2, choices=SCALES, help="upscaling factor")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    parser.add_argument("--precisions", nargs="+", choices=tuple(PRECISIONS), default=["fp32", "bf16"], help="rows")
+    parser.add_argument("--backends", nargs="+", choices=WAYS, help="rows; default: all that are installed")
+    args = parser.parse_args()
+    device = pick_device(args.device)
+    ways = ours(device, args.precisions, args.backends)
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        Image.fromarray(random_lr(16)).resize(args.size).save(Path(name) / "a.png")
+        save_state(make_net(args.scale).state_dict(), Path(name) / "net.pth")
+        for what, way in ways.items():
+            peak, seconds = peak_of(Path(name), args.scale, device.type, way)
+            rows.append([what, f"{peak:.2f}", f"{seconds:.0f}"])
+    title = f"{args.size[0]}x{args.size[1]} at x{args.scale}, {device_name(device)}"
+    print(to_markdown(Table("memory", title, [("", ""), ("peak", "GiB"), ("seconds", "")], rows, len(rows), [])))
+
+
+if __name__ == "__main__":
+    run_command(main)
