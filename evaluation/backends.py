@@ -26,7 +26,7 @@ UNLIMITED = torch.finfo(torch.float32).max  # a clamp to it changes infinity alo
 class Substitute(nn.Module):
     """The face of `net` at one scale whose `forward` runs in an engine; `original` stays at hand to be probed."""
 
-    extract_maps, refine_side = 24, 768  # as `EXTRACT_MAPS` and `REFINE_SIDE` of `evaluation/tiles.py`, measured
+    extract_maps, refine_side = 28, 512  # as `EXTRACT_MAPS` and `REFINE_SIDE` of `evaluation/tiles.py`, measured
 
     def __init__(self, net: nn.Module, scale: int, load: Callable[[bytes], Run]):
         super().__init__()

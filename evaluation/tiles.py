@@ -77,8 +77,8 @@ class Tiler:
         extract_halo, refine_halo = (0, 0) if max(height, width) <= min(tile, inner) else self._find_halos()
         for rows in _spans(0, height, tile, extract_halo + refine_halo, height):
             for columns in _spans(0, width, tile, extract_halo + refine_halo, width):
-                maps = self._extract(x[:, :, rows.begin : rows.end, columns.begin : columns.end])
-                yield from self._refine_region(maps, rows, columns, inner, refine_halo)
+                part = x[:, :, rows.begin : rows.end, columns.begin : columns.end]  # its maps are gone before the next
+                yield from self._refine_region(self._extract(part), rows, columns, inner, refine_halo)
 
     def _extract(self, part: Tensor) -> tuple[Tensor, ...]:
         part = _packed(part.float().div_(255))

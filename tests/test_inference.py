@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -123,6 +125,33 @@ def test_all_tiles_are_of_one_size_and_none_is_a_small_rest():
     net = Recording(5)
     NetworkUpscaler(net, 2, tile=100)(photograph("chelsea.png", 102, 205))
     assert net.shapes == [(1, 3, 51 + 5, 69 + 5 + 5)] * 6  # 102 = 51 + 51 and 205 = 69 + 69 + 67, with the halos
+
+
+class Forgetting(nn.Module):
+    """Two stages; counts the maps of the first that are alive when it begins anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.made: list = []
+        self.alive: list[int] = []
+
+    def extract(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.alive.append(sum(each() is not None for each in self.made))
+        maps = x + 1, x - 1
+        self.made += map(weakref.ref, maps)
+        return maps
+
+    def refine(self, deep: torch.Tensor, first: torch.Tensor, scale: int) -> torch.Tensor:
+        return interpolate(deep + first, scale_factor=scale, mode="nearest")
+
+    def forward(self, x: torch.Tensor, scale: int) -> torch.Tensor:
+        return self.refine(*self.extract(x), scale)
+
+
+def test_the_maps_of_a_tile_are_gone_before_the_next_ones_are_made():
+    net = Forgetting()
+    NetworkUpscaler(net, 2, tile=40)(photograph("chelsea.png", 40, 120))
+    assert net.alive == [0, 0, 0]
 
 
 class MinusMean(nn.Module):
