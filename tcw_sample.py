@@ -49,7 +49,7 @@ def parse_flags() -> argparse.Namespace:
     auto = "of the network; auto: fp32 to measure (paper: fp32), for --input fp16 on CUDA and bf16 on a CPU that has it"
     speed.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto", help=auto)
     speed.add_argument("--backend", choices=BACKENDS, default="torch", help="what computes; auto: the fastest here")
-    speed.add_argument("--compile", action="store_true", help="by TorchInductor: slow to start, faster on a GPU")
+    speed.add_argument("--compile", action="store_true", help="by TorchInductor: slow to start, no gain on a CPU")
     speed.add_argument("--tile", type=tile, default="auto", help="side of a tile in LR pixels, auto or off")
     args = parser.parse_args()
     if args.model == "bicubic":
