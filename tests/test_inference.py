@@ -109,33 +109,17 @@ def test_any_networks_tiles_join():
         assert np.array_equal(tiled, whole)
 
 
-class Recording(LookLeft):
-    """Keeps the shape of each batch that it sees."""
-
-    def __init__(self, left: int):
-        super().__init__(left)
-        self.shapes: list[tuple[int, ...]] = []
-
-    def forward(self, x: torch.Tensor, scale: int) -> torch.Tensor:
-        self.shapes.append(tuple(x.shape))
-        return super().forward(x, scale)
-
-
-def test_all_tiles_are_of_one_size_and_none_is_a_small_rest():
-    net = Recording(5)
-    NetworkUpscaler(net, 2, tile=100)(photograph("chelsea.png", 102, 205))
-    assert net.shapes == [(1, 3, 51 + 5, 69 + 5 + 5)] * 6  # 102 = 51 + 51 and 205 = 69 + 69 + 67, with the halos
-
-
 class Forgetting(nn.Module):
-    """Two stages; counts the maps of the first that are alive when it begins anew."""
+    """Two stages; keeps the shapes of what the first sees, and how many of its maps are alive when it begins anew."""
 
     def __init__(self):
         super().__init__()
         self.made: list = []
         self.alive: list[int] = []
+        self.shapes: list[tuple[int, ...]] = []
 
     def extract(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.shapes.append(tuple(x.shape))
         self.alive.append(sum(each() is not None for each in self.made))
         maps = x + 1, x - 1
         self.made += map(weakref.ref, maps)
@@ -152,6 +136,12 @@ def test_the_maps_of_a_tile_are_gone_before_the_next_ones_are_made():
     net = Forgetting()
     NetworkUpscaler(net, 2, tile=40)(photograph("chelsea.png", 40, 120))
     assert net.alive == [0, 0, 0]
+
+
+def test_all_tiles_are_of_one_size_and_none_is_a_small_rest():
+    net = Forgetting()
+    NetworkUpscaler(net, 2, tile=100)(photograph("chelsea.png", 102, 205))
+    assert net.shapes == [(1, 3, 51, 69)] * 6  # 102 = 51 + 51, and 205 = 69 + 69 + 67, where the last takes 2 more
 
 
 class MinusMean(nn.Module):
