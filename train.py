@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from training.run_lock import run_lock
 
 above_zero = checked(float, lambda value: 0 < value < math.inf, "a number above zero")
 norm = checked(float, lambda value: value >= 0, "a number above zero, or 0 for no clipping")
+seed = checked(int, lambda value: 0 <= value < 1 << 64, "a whole number from 0 to 2^64 - 1")
 share = checked(float, lambda value: 0 <= value < 1, "0 (off) or a number below 1, such as 0.999")
 
 
@@ -56,7 +58,7 @@ def parse_flags(words: list[str] | None = None) -> argparse.Namespace:
     recipe.add_argument("--warmup", type=natural, default=0, help="steps in which the rate rises linearly from zero")
     recipe.add_argument("--init", choices=INITS, default="default", help="initial weights: model/init.py")
     recipe.add_argument("--ema", type=share, default=0.0, help="save averaged weights: share kept per step; 0: off")
-    recipe.add_argument("--seed", type=natural, default=0, help="of initial weights and patches")
+    recipe.add_argument("--seed", type=seed, default=0, help="of initial weights and patches")
 
     data = parser.add_argument_group("data")
     data.add_argument("--val_data_dir", default="dataset/Set5", help="test set, measured every --print_interval steps")
@@ -87,6 +89,9 @@ def check(args: argparse.Namespace) -> None:
     """Flags that parse but make no sense together or on this machine."""
     if Path(args.ckpt_name).name != args.ckpt_name or not args.ckpt_name:
         raise InputError(f"--ckpt_name {args.ckpt_name!r} must be a plain name, the folder is --ckpt_dir")
+    for flag, name in (("ckpt_dir", args.ckpt_dir), ("ckpt_name", args.ckpt_name)):
+        if name != os.fsencode(name).decode(errors="replace"):
+            raise InputError(f"--{flag} {name!r} has bytes that are no text, as TensorBoard needs it: choose another")
     if args.batch_size < args.num_gpu:
         raise InputError(
             f"--batch_size {args.batch_size} is the whole batch: it must be at least --num_gpu {args.num_gpu}"

@@ -35,6 +35,8 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder, but a file is to be written there: name a file")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is no ordinary file but a device or the like: name a file")
     make_folder(path.parent)
     suffix = path.suffix if len(os.fsencode(path.suffix)) <= LONGEST_SUFFIX else ""
 
@@ -111,16 +113,22 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        file = next(each for each in (path, *path.parents) if each.exists() and not each.is_dir())
-        raise InputError(f"{file} is a file, but a folder is needed there: name another or move it away") from None
+        file = next(each for each in (path, *path.parents) if os.path.lexists(each) and not each.is_dir())
+        kind = "a file" if file.exists() else "a link to nothing"
+        raise InputError(f"{file} is {kind}, but a folder is needed there: name another or move it away") from None
     return path
 
 
 def folder_inside(root: Path, path: Path) -> Path:
     """`make_folder(path)`; `InputError` if it is a link, or lies behind one, that leads out of the folder `root`."""
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise InputError(f"{path} leads out of {root}, to {path.resolve()}: remove the link or name another folder")
+    if not real(path).is_relative_to(real(root)):
+        raise InputError(f"{path} leads out of {root}, to {real(path)}: remove the link or name another folder")
     return make_folder(path)
+
+
+def real(path: Path) -> Path:
+    """The absolute path without links; unlike `Path.resolve` it takes links that lead in a circle."""
+    return Path(os.path.realpath(path))
 
 
 @contextmanager
@@ -155,7 +163,7 @@ def _temporary(folder: Path, make: Callable[[], tuple[int, str]]) -> Iterator[Pa
 
 def _tidy(folder: Path) -> None:
     """Removes what killed processes left unfinished in `folder`; once per process."""
-    folder = folder.resolve()
+    folder = real(folder)
     if folder in _tidied:
         return
     _tidied.add(folder)

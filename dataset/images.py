@@ -54,6 +54,8 @@ def list_images(folder: Path | str) -> list[Path]:
 def read_picture(path: Path | str) -> Picture:
     """Reads one file with its EXIF turn applied. `InputError` names a file that is missing, broken or too large."""
     path = Path(path)
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise InputError(f"{path} is not a readable picture but a folder, a pipe or the like: replace or remove it")
     try:
         with Image.open(path, formats=FORMATS) as image:
             return _decode(path, image)

@@ -14,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 from scipy.sparse import csr_matrix
 
+LEAST_SCALE = Fraction(1, 10_000)
 EDGES = ("clamp", "mirror")
 
 
@@ -30,7 +31,7 @@ def imresize(image: np.ndarray, scale: float | Fraction, edge: str = "clamp") ->
         raise ValueError(f"imresize takes a non-empty HxW or HxWxC array, not shape {image.shape}")
     if edge not in EDGES:
         raise ValueError(f"edge must be one of {EDGES}, not {edge!r}")
-    if not (scale >= 1e-4 and math.isfinite(scale)):
+    if not (scale >= LEAST_SCALE and math.isfinite(scale)):
         raise ValueError(f"scale must be finite and at least 1/10000, not {scale}")
     scale = Fraction(scale).limit_denominator(10_000)
     rows = _resize_rows(image, scale, edge)

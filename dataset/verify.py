@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError
+from common.files import real
 from common.progress import progress
 from dataset.imresize import imresize
 from dataset.testset import open_test_set, plain_name, scales_of
@@ -39,7 +40,7 @@ def verify(folder: Path, scales: list[int] | None = None) -> None:
     `InputError`, after all is printed, if anything differs or nothing could be compared; at once for a set of which
     nothing is known and for a scale that is not there.
     """
-    name, published = published_set(folder.resolve().name)
+    name, published = published_set(real(folder).name)
     if not folder.is_dir():
         raise InputError(f"{folder} does not exist: docs/measuring.md says how to get {name}")
     wrong, compared = [], 0

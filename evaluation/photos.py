@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import InputError, naming
-from common.files import make_folder
+from common.files import make_folder, real
 from common.overlap import Behind, in_order
 from common.progress import progress
 from dataset.images import Picture, list_images, read_picture, write_png
@@ -28,7 +28,7 @@ def upscale_photos(source: Path, folder: Path, upscale: Upscale) -> list[Path]:
     if len(set(names)) < len(names):  # a.png beside a.jpg
         names = [file.name for file in files]
     written = [folder / f"{name}_x{upscale.scale}.png" for name in names]
-    if clash := {out.resolve() for out in written} & {file.resolve() for file in files}:
+    if clash := {real(out) for out in written} & {real(file) for file in files}:
         raise InputError(f"{min(clash)} is itself to be upscaled and would be overwritten: choose another --sample_dir")
     make_folder(folder)
     deep = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,9 @@ def load_plain(path: Path) -> Any:
             if sum(entry.file_size for entry in archive.infolist()) > max(path.stat().st_size * 2, 1 << 20):
                 raise InputError(f"{path} is packed far smaller than its contents, as no weight file is: refused")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of odd files, besides the error
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error).lower():
             raise InputError(
@@ -132,7 +135,8 @@ def load_matching(net: nn.Module, path: Path | str) -> str:
 
 def save_state(state: State, path: Path | str) -> None:
     """Writes a state dict as `.safetensors` or, with any other ending, as a `.pth` of weights alone."""
-    state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    whole = torch.contiguous_format  # each tensor by itself: .safetensors takes none that share memory
+    state = {name: value.detach().cpu().clone(memory_format=whole) for name, value in state.items()}
     with whole_file(path) as temporary:
         if Path(path).suffix == ".safetensors":
             temporary.write_bytes(save(state))

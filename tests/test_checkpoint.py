@@ -147,6 +147,14 @@ def test_save_state_and_load_net_are_inverse(golden_net, tmp_path):
         assert same_bytes(dict(load_net(tmp_path / name, scale=4).state_dict()), dict(state))
 
 
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_weights_that_share_memory_are_saved_each_by_itself(tmp_path, ending):
+    values = torch.arange(1000.0)
+    save_state({"a": values[:3], "b": values[:3], "c": values[5::2][:2]}, tmp_path / f"a.{ending}")
+    assert [each.tolist() for each in read_state(tmp_path / f"a.{ending}").values()] == [[0, 1, 2], [0, 1, 2], [5, 7]]
+    assert (tmp_path / f"a.{ending}").stat().st_size < 3000
+
+
 # --- what the file is, when it is not what was asked for ------------------------------------------------------------
 
 

@@ -132,6 +132,13 @@ def test_a_header_that_promises_too_much_costs_no_memory(refused, tmp_path, widt
     refused("more than 256 megapixels are refused", *bicubic(tmp_path / "a.ppm", tmp_path / "out"))
 
 
+def test_a_pipe_is_not_waited_for_and_not_replaced(refused, pictures, tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    refused("a.png is not a readable picture", *bicubic(tmp_path / "a.png", tmp_path / "out"))
+    refused("a.png is no ordinary file", "div2h5.py", "--source", pictures, "--out", tmp_path / "a.png")
+    assert (tmp_path / "a.png").is_fifo()
+
+
 # --- names and links ------------------------------------------------------------------------------------------------
 
 
@@ -183,6 +190,16 @@ def test_a_run_writes_through_no_link(command, training_set, tmp_path, name):
     words = ["train.py", "--train_data_path", training_set, "--ckpt_dir", tmp_path / "run", *SMALL, "--max_steps", 1]
     outcome = command(*words)
     assert outcome.code == 2 and "Traceback" not in outcome.err and not (tmp_path / "elsewhere").exists()
+
+
+def test_links_in_a_circle_and_names_that_are_no_text_are_one_line(refused, pictures, training_set, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    for kind in ("--input", "--test_data_dir"):
+        refused("loop", *bicubic(pictures, tmp_path / "loop", kind))
+    words = ["train.py", "--train_data_path", training_set, *SMALL, "--max_steps", 1, "--ckpt_dir", tmp_path / "run"]
+    refused("has bytes that are no text", *words, "--ckpt_name", "a\udcff")
+    refused("from 0 to 2^64 - 1", *words, "--seed", 1 << 64)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_names_of_weights_may_go_up_but_not_out(command, training_set, tmp_path):

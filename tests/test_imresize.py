@@ -172,6 +172,11 @@ def test_the_given_image_stays_as_it_was_and_need_not_be_contiguous():
 # --- errors ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("scale", [1e-4, Fraction(1, 10_000)])
+def test_the_smallest_scale_is_taken(scale):
+    assert imresize(np.full((3, 2), 7, np.uint8), scale).tolist() == [[7]]
+
+
 @pytest.mark.parametrize("scale", [0, -1, 1e-9, float("nan"), float("inf")])
 def test_an_impossible_scale_is_refused(scale):
     with pytest.raises(ValueError, match="scale must be"):
