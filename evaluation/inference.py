@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -122,6 +123,7 @@ class NetworkUpscaler:
         with (
             torch.inference_mode(),
             torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32"),
+            _no_tf32(),
         ):
             for rows, columns, sr in self._tiler.run(x):
                 if not float(sr.abs().amax()) < UNLIMITED:  # infinity may have become that; NaN is under nothing
@@ -134,6 +136,17 @@ class NetworkUpscaler:
     def _to_tensor(self, lr: np.ndarray) -> Tensor:
         """uint8 HxWx3 -> uint8 1x3xHxW on the device, channels_last."""
         return torch.from_numpy(np.array(lr)).to(self.device).permute(2, 0, 1)[None]
+
+
+@contextmanager
+def _no_tf32() -> Iterator[None]:
+    """cuDNN else takes fp32 for a wish that TF32, of 10 bits, may fulfil; see docs/benchmarks.md, section 5."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def _turn(image: np.ndarray, turn: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from dataset.demo import PHOTOGRAPHS
 from evaluation import tiles
+from evaluation.inference import NetworkUpscaler
 from evaluation.metrics import to_uint8
 from model.checkpoint import load_net
 
@@ -92,6 +93,19 @@ def test_threads_tiles_and_order_change_no_digit(benchmark, photographs, threads
     monkeypatch.setattr(tiles, "REFINE_SIDE", 32)
     renamed = [{each[2:]: value for each, value in part.items()} for part in benchmark(other)]
     same(renamed, kept)
+
+
+def test_fp32_on_a_gpu_is_not_tf32():
+    seen = []
+
+    class Watch(torch.nn.Module):
+        def forward(self, x: torch.Tensor, scale: int) -> torch.Tensor:
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return x.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+
+    before = torch.backends.cudnn.allow_tf32
+    NetworkUpscaler(Watch(), 2)(np.zeros((4, 4, 3), np.uint8))
+    assert seen == [False] and torch.backends.cudnn.allow_tf32 == before
 
 
 def test_other_images_in_a_batch_change_no_digit(photographs, one_thread):
