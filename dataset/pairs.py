@@ -38,6 +38,8 @@ def write_training_set(
     choosing among recipes and checkpoints without looking at a published test set.
     Raises `InputError` naming the file for a missing LR image, sizes that do not match and a broken picture.
     """
+    if out.is_dir():
+        raise InputError(f"{out} is a folder: name the file to write, such as {out / 'train.h5'}")
     pairs = [pair for source in sources for pair in _find_pairs(source, scales)]
     if hold_out:
         pairs, held_out = _split(pairs, hold_out)

@@ -273,3 +273,10 @@ def test_pictures_held_out_are_a_test_set_and_not_trained_on(command, pictures, 
 def test_some_pictures_must_be_left(refused, pictures, tmp_path, number, phrase):
     refused(phrase, "div2h5.py", "--source", pictures, "--hold_out", number, "--out", tmp_path / "train.h5")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_out_that_is_a_folder_leaves_no_held_out_set(refused, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for out in ("", ".", tmp_path):
+        refused("is a folder", "div2h5.py", "--source", pictures, "--hold_out", 1, "--out", out)
+    assert not list(tmp_path.iterdir()) and not list(tmp_path.parent.glob("*_held_out"))

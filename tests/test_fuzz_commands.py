@@ -162,7 +162,7 @@ SAMPLE = {
 DIV2H5 = {
     "source": IN,
     "extra": IN,
-    "out": [*(each for each in OUT if each != "../in/text"), "out/a.h5", "../in/pipe.png"],
+    "out": [*(each for each in OUT if each not in ("../in/text", "../in/loop.png")), "out/a.h5", "../in/pipe.png"],
     "scales": ["2", "3", "4", "5"],
     "edge": ["clamp", "mirror"],
     "workers": ["1", "3"],
