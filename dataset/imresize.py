@@ -14,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 from scipy.sparse import csr_matrix
 
+BLOCK = 1 << 22  # values that are computed at once
 LEAST_SCALE = Fraction(1, 10_000)
 EDGES = ("clamp", "mirror")
 
@@ -40,9 +41,12 @@ def imresize(image: np.ndarray, scale: float | Fraction, edge: str = "clamp") ->
 
 def _resize_rows(image: np.ndarray, scale: Fraction, edge: str) -> np.ndarray:
     height, *rest = image.shape
-    out = _weights(height, scale, edge) @ image.reshape(height, -1).astype(np.float64)
-    if image.dtype == np.uint8:
-        out = np.clip(np.floor(out + 0.5), 0, 255).astype(np.uint8)
+    weights, columns = _weights(height, scale, edge), image.reshape(height, -1)
+    out = np.empty((weights.shape[0], columns.shape[1]), np.uint8 if image.dtype == np.uint8 else np.float64)
+    step = max(1, BLOCK // max(height, len(out)))
+    for left in range(0, columns.shape[1], step):  # each column by itself, so that large images need little in float64
+        part = weights @ columns[:, left : left + step].astype(np.float64)
+        out[:, left : left + step] = np.clip(np.floor(part + 0.5), 0, 255) if out.dtype == np.uint8 else part
     return out.reshape(-1, *rest)
 
 

@@ -14,6 +14,7 @@ from common.errors import InputError
 
 PROTOCOLS = ("paper", "rounded")
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
+BAND = 1 << 23  # pixels that are measured at once: larger images go in bands, to the same figures
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,23 @@ def measure(sr: np.ndarray, hr: np.ndarray, crop: int) -> Quality:
             f"an image of {hr.shape[1]}x{hr.shape[0]} is too small to measure: {SSIM_WINDOW} pixels must remain"
         )
     sr, hr = (image[crop : crop + height, crop : crop + width] for image in (sr, hr))
-    sr_y, hr_y = rgb_to_y(sr), rgb_to_y(hr)
-    return Quality(psnr(sr_y, hr_y), ssim(sr_y, hr_y), psnr(sr.astype(np.float64), hr.astype(np.float64)))
+    errors, errors_rgb, scores, windows = 0.0, 0.0, [], []
+    rows = max(SSIM_WINDOW, BAND // width)
+    for top in range(0, height, rows):
+        sr_band, hr_band = (image[top : top + rows + SSIM_WINDOW - 1] for image in (sr, hr))
+        sr_y, hr_y = rgb_to_y(sr_band), rgb_to_y(hr_band)
+        errors += _squares(sr_y[:rows], hr_y[:rows])
+        errors_rgb += _squares(sr_band[:rows].astype(np.float64), hr_band[:rows].astype(np.float64))
+        if len(sr_y) >= SSIM_WINDOW:
+            scores.append(ssim(sr_y, hr_y))
+            windows.append(len(sr_y) - SSIM_WINDOW + 1)
+    mean_score = scores[0] if len(scores) == 1 else float(np.average(scores, weights=windows))
+    return Quality(_decibels(errors / (height * width)), mean_score, _decibels(errors_rgb / hr.size))
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB for float arrays with peak 255; infinite where they are equal."""
-    mse = np.mean((a - b) ** 2)
-    return float(10 * np.log10(255**2 / mse)) if mse else float("inf")
+    return _decibels(_squares(a, b) / a.size)
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
@@ -74,3 +84,12 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
     covariance = blur(a * b) - mean_a * mean_b
     score = (2 * mean_a * mean_b + c1) * (2 * covariance + c2) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
     return float(score.mean())
+
+
+def _squares(a: np.ndarray, b: np.ndarray) -> float:
+    """The sum of squared differences; of whole numbers it is exact, in whatever order they are added."""
+    return float(((a - b) ** 2).sum())
+
+
+def _decibels(mse: float) -> float:
+    return float(10 * np.log10(255**2 / mse)) if mse else float("inf")

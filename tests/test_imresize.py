@@ -172,6 +172,14 @@ def test_the_given_image_stays_as_it_was_and_need_not_be_contiguous():
 # --- errors ---------------------------------------------------------------------------------------------------------------
 
 
+def test_large_images_are_resized_in_blocks_to_the_same_values(monkeypatch):
+    image = RANDOM.integers(0, 256, (23, 31, 3), np.uint8)
+    whole = [imresize(each, scale) for each in (image, image / 3) for scale in (Fraction(1, 3), 2)]
+    monkeypatch.setattr("dataset.imresize.BLOCK", 300)
+    blocks = [imresize(each, scale) for each in (image, image / 3) for scale in (Fraction(1, 3), 2)]
+    assert all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(whole, blocks, strict=True))
+
+
 @pytest.mark.parametrize("scale", [1e-4, Fraction(1, 10_000)])
 def test_the_smallest_scale_is_taken(scale):
     assert imresize(np.full((3, 2), 7, np.uint8), scale).tolist() == [[7]]

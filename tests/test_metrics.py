@@ -111,3 +111,15 @@ def test_the_bicubic_baseline_has_its_figures(scale, figures):
     if figures:
         quality = measure(sr, hr_at(scale), scale)
         assert (quality.psnr, quality.ssim) == pytest.approx(figures, abs=5e-5)
+
+
+@pytest.mark.parametrize("rows", [11, 13, 30, 55])
+def test_large_images_are_measured_in_bands_to_the_same_figures(monkeypatch, rows):
+    hr = photograph("astronaut.png", 60, 40)
+    sr = photograph("astronaut.png", 60, 40, 101)
+    whole = measure(sr, hr, 2)
+    monkeypatch.setattr("evaluation.metrics.BAND", rows * 36)
+    bands = measure(sr, hr, 2)
+    assert (bands.psnr, bands.psnr_rgb) == (whole.psnr, whole.psnr_rgb) and bands.ssim == pytest.approx(
+        whole.ssim, abs=1e-12
+    )
