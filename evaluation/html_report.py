@@ -31,6 +31,7 @@ from evaluation.metrics import rgb_to_y
 from evaluation.page import number_cell, readable, shared_fields
 
 LIMIT = 64 << 20  # bytes of embedded pictures, as base64
+ROWS = 256  # of an error map, computed at once
 AMPLIFY = 8  # the error map's last colour stands for 255 / 8, about 32 levels of Y, and more
 COLOURS = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0, ::-1]  # 256x3, RGB
 FORMATS = {"bicubic_ssim": ".4f", "ssim": ".4f", "gain": "+.2f"}  # all others: two decimals
@@ -98,8 +99,11 @@ class Embedder:
 
 def error_map(sr: np.ndarray, hr: np.ndarray) -> Image.Image:
     """|SR - HR| on Y as in the PSNR, times `AMPLIFY`, as a picture with a palette of `COLOURS`; uint8 HxWx3 each."""
-    error = np.abs(rgb_to_y(sr) - rgb_to_y(hr))
-    image = Image.fromarray(np.minimum(error * AMPLIFY, 255).astype(np.uint8))
+    shown = np.empty(sr.shape[:2], np.uint8)
+    for top in range(0, len(sr), ROWS):  # a large image needs little in float64
+        error = np.abs(rgb_to_y(sr[top : top + ROWS]) - rgb_to_y(hr[top : top + ROWS]))
+        shown[top : top + ROWS] = np.minimum(error * AMPLIFY, 255)
+    image = Image.fromarray(shown)
     image.putpalette(COLOURS.tobytes())
     return image
 

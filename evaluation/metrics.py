@@ -14,7 +14,7 @@ from common.errors import InputError
 
 PROTOCOLS = ("paper", "rounded")
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
-BAND = 1 << 23  # pixels that are measured at once: larger images go in bands, to the same figures
+BAND = 1 << 21  # pixels that are measured at once: larger images go in bands, to the same figures
 
 
 @dataclass(frozen=True)
