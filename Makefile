@@ -1,8 +1,9 @@
-# make demo, make paper, make test, make train-x2: each sets up .venv first if it is missing or older than the requirements.
+# make demo, make test, make train-x2, ...: each sets up .venv first if it is missing or older than the requirements.
 PYTHON ?= python3
 RUN := .venv/bin/python
+TORCH ?= torch
 
-.PHONY: demo paper test fuzz lint train-x2 train-x3 train-x4
+.PHONY: demo paper test fuzz oldest lint train-x2 train-x3 train-x4
 
 demo: .venv/installed
 	$(RUN) -m dataset.demo --scales 2
@@ -18,6 +19,11 @@ test: .venv/ready
 # The test suite tries a few hundred odd files and flags, the same each time; this 10,000 new ones of each kind, for an hour or so.
 fuzz: .venv/ready
 	FUZZ_CASES=$${FUZZ_CASES:-10000} $(RUN) -m pytest -s tests/test_fuzz_*.py
+
+# The oldest versions that requirements.txt allows, of all but PyTorch: TORCH names its version. On a Python of their time (3.10, 3.11).
+oldest: .venv-oldest/ready
+	.venv-oldest/bin/python -m pytest tests/test_imresize.py tests/test_metrics.py tests/test_images.py tests/test_hdf5.py \
+		tests/test_patches.py tests/test_checkpoint.py
 
 lint: .venv/ready
 	$(RUN) -m ruff check .
@@ -63,6 +69,12 @@ $(X3): | $(X2_48)
 $(X4): | $(X2_48)
 	$(TRAIN) --scale 4 --pretrained $(X2_48) --patch_size 36 --batch_size 4 --lr 5e-4 --ema 0.99 --max_steps $(STEPS_X4) \
 		--ckpt_dir $(@D) --ckpt_name cfsrcnn_x4
+
+.venv-oldest/ready: requirements.txt
+	$(PYTHON) -m venv .venv-oldest
+	sed '/^torch/d; s/>=\([0-9.]*\)/==\1.*/' requirements.txt > .venv-oldest/oldest.txt
+	.venv-oldest/bin/python -m pip install --quiet -r .venv-oldest/oldest.txt pytest $(TORCH)
+	touch .venv-oldest/ready
 
 .venv/ready: requirements.txt requirements-backends.txt tests/requirements.txt
 	$(RUN) -m pip install --quiet -r requirements.txt -r tests/requirements.txt

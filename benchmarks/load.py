@@ -27,7 +27,6 @@ from benchmarks.timing import device_name
 from common.errors import run_command
 from common.files import whole_file
 from common.flags import Flags, positive
-from common.parallel import Crew
 from common.progress import progress
 from dataset.hdf5 import TrainingImages, write_hdf5
 from dataset.images import write_png
@@ -40,6 +39,7 @@ from model import build_net
 from model.init import initialise
 from solver import Solver
 from train import parse_flags
+from training.parallel import Crew
 
 MEGABYTE = 1 << 20
 GROWTH = 150  # MiB that the peak may grow by once a tenth of the work is done
