@@ -23,7 +23,7 @@ EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm",
 MAX_PIXELS = 256_000_000  # a header that promises more is refused before memory is taken
 Image.MAX_IMAGE_PIXELS = None  # the check is ours: an error of one line in place of a warning
 warnings.filterwarnings("ignore", module=r"PIL\.")  # likewise: of damaged metadata that nothing here uses
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # likewise
+(getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel)(0)  # likewise; OpenCV 4 and 5 name it otherwise
 
 
 @dataclass
