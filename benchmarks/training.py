@@ -157,7 +157,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/training.json"), help="what was measured, as JSON")
     parser.add_argument("--rounds", type=int, default=10, help="measured runs of each thing; medians are shown")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
-    parser.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"], help="of ours")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"], help="of our steps"
+    )
     parser.add_argument("--quick", action="store_true", help="two rounds, nothing written: a first look")
     args = parser.parse_args()
     device, rounds = pick_device(args.device), 2 if args.quick else max(1, args.rounds)

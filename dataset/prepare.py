@@ -57,7 +57,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="with --hr: where the folder goes (default: dataset)")
     parser.add_argument("--edge", choices=EDGES, help="with --hr: border rule (default: clamp, as the published sets)")
     parser.add_argument(
-        "--scales", type=int, nargs="+", choices=SCALES, help="default: 2 3 4; with --verify: those that are there"
+        "--scales",
+        type=int,
+        nargs="+",
+        choices=SCALES,
+        help="upscaling factors, default: 2 3 4; with --verify: those that are there",
     )
     args = parser.parse_args()
     scales = sorted(set(args.scales or ())) or None

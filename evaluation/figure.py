@@ -123,7 +123,7 @@ def main() -> None:
     parser = Flags(prog="python -m evaluation.figure", description="Compare SR pictures side by side.")
     parser.add_argument("--image", type=Path, required=True, help="the HR picture; its LR is made by our resize")
     parser.add_argument("--ckpt_path", type=Path, required=True, help="weights of CFSRCNN")
-    parser.add_argument("--scale", type=int, required=True, choices=SCALES)
+    parser.add_argument("--scale", type=int, required=True, choices=SCALES, help="upscaling factor")
     parser.add_argument("--crop", type=parse_crop, help="x,y,w,h in HR pixels (default: where the two differ most)")
     parser.add_argument("--compare", type=parse_compare, action="append", default=[], help="NAME=FOLDER of SR pictures")
     parser.add_argument("--crops_only", action="store_true", help="LR, then the enlarged crops alone, HR last")

@@ -188,12 +188,12 @@ def _check_finite(state: State, path: Path | str) -> None:
 def main() -> None:
     parser = Flags(prog="python -m model.checkpoint", description="Weight files of CFSRCNN.")
     commands = parser.add_subparsers(dest="command", required=True)
-    convert = commands.add_parser("convert", help="write a weight file in another form; .safetensors by its ending")
-    convert.add_argument("input", type=Path)
-    convert.add_argument("output", type=Path)
-    convert.add_argument("--format", choices=("authors", "native"), required=True)
+    convert = commands.add_parser("convert", help="write a weight file in another form")
+    convert.add_argument("input", type=Path, help="weights, .pth or .safetensors")
+    convert.add_argument("output", type=Path, help="the file to write, .safetensors by its ending")
+    convert.add_argument("--format", choices=("authors", "native"), required=True, help="whose layer names")
     show = commands.add_parser("show", help="say what a weight file holds")
-    show.add_argument("input", type=Path)
+    show.add_argument("input", type=Path, help="weights, .pth or .safetensors")
     args = parser.parse_args()
 
     state = read_state(args.input)

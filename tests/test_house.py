@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 
 import pytest
 from conftest import ROOT
@@ -82,3 +83,12 @@ def undocumented(body: list[ast.stmt], told: set[str]) -> list[str]:
 
 def named(bases: list[ast.expr]) -> list[str]:
     return [base.id for base in bases if isinstance(base, ast.Name)]
+
+
+def test_what_the_paper_map_names_is_there():
+    text = (ROOT / "docs/paper_map.md").read_text(encoding="utf-8")
+    named_things = re.findall(r"`([\w/]+\.py)(?:: ([\w.]+))?`", text)
+    assert len(named_things) > 30
+    for path, name in named_things:
+        source = (ROOT / path).read_text(encoding="utf-8")
+        assert all(re.search(rf"\b{part}\b", source) for part in name.split(".") if part), (path, name)
