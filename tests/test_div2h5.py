@@ -217,7 +217,7 @@ def test_a_missing_folder_is_named(refused, tmp_path):
 
 def test_a_folder_in_the_place_of_the_file_is_named_before_anything_is_read(refused, pictures, tmp_path):
     refused(f"{tmp_path} is a folder", "div2h5.py", "--source", pictures, "--out", tmp_path)
-    refused("--workers -1", "div2h5.py", "--source", pictures, "--out", tmp_path / "never.h5", "--workers", -1)
+    refused("--workers: -1 is not", "div2h5.py", "--source", pictures, "--out", tmp_path / "never.h5", "--workers", -1)
 
 
 def test_a_folder_without_pictures_is_named(refused, tmp_path):
