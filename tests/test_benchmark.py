@@ -70,10 +70,10 @@ def test_the_protocol_decides_between_truncating_and_rounding(command, butterfly
     assert 0.4 < means["rounded"] - means["paper"] < 0.6
 
 
-def test_the_self_ensemble_has_a_folder_of_its_own(command, butterfly, checkpoint, tmp_path):
-    words = ["--test_data_dir", butterfly, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
+def test_the_self_ensemble_has_a_folder_of_its_own(command, pictures, checkpoint, tmp_path):
+    words = ["--test_data_dir", pictures, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
     assert command("tcw_sample.py", *words, "--self_ensemble").code == 0
-    assert (tmp_path / "out/net_ensemble/Fly/x2/results.json").is_file()
+    assert (tmp_path / "out/net_ensemble" / pictures.name / "x2/results.json").is_file()
 
 
 def test_lr_images_of_another_tool_get_one_warning_with_their_share(command, butterfly, tmp_path):
