@@ -120,7 +120,6 @@ class Solver:
                 self._log.close()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-        self.crew.leave()
         if self._stopped_by:
             saved = f"{self.state.path} is saved as of step {self._saved_step}, go on with --resume"
             self._say(f"stopped at step {self.step}: {saved if self._saved_step else 'nothing is saved'}", sys.stderr)

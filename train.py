@@ -111,8 +111,7 @@ def main() -> None:
     args = parse_flags()
     if args.num_gpu > 1 and not launched():
         sys.exit(launch(__file__, sys.argv[1:], args.num_gpu))
-    crew = Crew(pick_device(args.device))
-    with crew.first_holds(run_lock(Path(args.ckpt_dir), args.ckpt_name)):
+    with Crew(pick_device(args.device)) as crew, crew.first_holds(run_lock(Path(args.ckpt_dir), args.ckpt_name)):
         Solver(args, crew).fit()
 
 

@@ -61,7 +61,10 @@ def launch(script: str, flags: Sequence[str], processes: int) -> int:
 
 
 class Crew:
-    """The processes of a run: `rank` of `count`, and this one's `device`. `first` alone writes and prints."""
+    """The processes of a run: `rank` of `count`, and this one's `device`. `first` alone writes and prints.
+
+    For a `with` block around all that they do together.
+    """
 
     def __init__(self, device: torch.device):
         self.count, self.rank, self.device = 1, 0, device
@@ -127,7 +130,11 @@ class Crew:
                 raise InputError(refusal)
             yield
 
-    def leave(self) -> None:
-        """Ends the connection between the processes."""
-        if self.count > 1 and dist.is_initialized():
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Ends the connection between the processes, without which Gloo's threads may abort a process that ends."""
+        failed = kind is not None and not issubclass(kind, SystemExit)
+        if self.count > 1 and not (failed and self.device.type == "cuda"):  # NCCL would wait for the others
             dist.destroy_process_group()
