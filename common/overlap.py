@@ -5,23 +5,33 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int = 1) -> Iterator[Result]:
-    """`map` on threads that keeps the order, works ahead, and holds at most two results per thread."""
-    with ThreadPoolExecutor(workers) as pool:
-        pending: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) >= 2 * workers:
-                    yield pending.popleft().result()
-            while pending:
+@contextmanager
+def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int = 1) -> Iterator[Iterator[Result]]:
+    """A `with` block around a `map` on threads that keeps the order, works ahead, and holds two results per thread at most.
+
+    The end of the block stops the threads. Were that left to the garbage collector, it could come while another thread
+    starts, and both would wait for each other.
+    """
+    pending: deque[Future[Result]] = deque()
+
+    def results() -> Iterator[Result]:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) >= 2 * workers:
                 yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            yield results()
         finally:
             for future in pending:
                 future.cancel()

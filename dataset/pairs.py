@@ -51,8 +51,8 @@ def write_training_set(
         seen.append((pair.hr.name, picture.without_pixels()))
         return _read_given(pair, picture.rgb) if pair.lr else _make_lr(pair.hr, picture.rgb, scales, edge)
 
-    done = in_order(read, pairs, workers or os.cpu_count() or 1)
-    with progress(done, len(pairs), out.name, "image") as bar:
+    threads = workers or os.cpu_count() or 1
+    with in_order(read, pairs, threads) as done, progress(done, len(pairs), out.name, "image") as bar:
         write_hdf5(out, bar)
     ours = sum(not pair.lr for pair in pairs)
     made = f"made by our resize, edges {edge}" if ours else "as found"

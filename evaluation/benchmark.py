@@ -61,8 +61,8 @@ def evaluate(upscale: Upscale, test_set: TestSet, keep: Keep | None = None, chec
 
     pairs = test_set.pairs
     bar = progress(pairs, desc=f"{test_set.name} x{test_set.scale}", unit="image") if keep else pairs
-    with Behind() as behind:
-        for pair, (hr, lr) in zip(bar, in_order(TestPair.read, pairs), strict=True):
+    with Behind() as behind, in_order(TestPair.read, pairs) as images:
+        for pair, (hr, lr) in zip(bar, images, strict=True):
             start = time.perf_counter()
             with naming(pair.lr_path or pair.hr_path):
                 sr = upscale(lr)

@@ -33,8 +33,8 @@ def upscale_photos(source: Path, folder: Path, upscale: Upscale) -> list[Path]:
     make_folder(folder)
     deep = 0
     bar = progress(written, desc=f"x{upscale.scale}", unit="image")
-    with Behind() as behind:
-        for file, out, picture in zip(files, bar, in_order(read_picture, files), strict=True):
+    with Behind() as behind, in_order(read_picture, files) as pictures:
+        for file, out, picture in zip(files, bar, pictures, strict=True):
             with naming(file):
                 sr = upscale_picture(picture, upscale)
             behind(write_png, out, sr)

@@ -9,18 +9,25 @@ from common.overlap import Behind, in_order
 
 def test_results_come_in_order_and_only_a_few_are_read_ahead():
     read = []
-    results = in_order(lambda number: read.append(number) or number, range(100), workers=2)
-    assert [next(results) for _ in range(3)] == [0, 1, 2]
-    assert len(read) <= 3 + 4
-    results.close()
+    with in_order(lambda number: read.append(number) or number, range(100), workers=2) as results:
+        assert [next(results) for _ in range(3)] == [0, 1, 2]
+        assert len(read) <= 3 + 4
     assert len(read) < 100
 
 
 def test_what_reading_raises_comes_at_its_place():
-    results = in_order(lambda number: 1 // number, [1, 0])
-    assert next(results) == 1
-    with pytest.raises(ZeroDivisionError):
+    with in_order(lambda number: 1 // number, [1, 0]) as results:
+        assert next(results) == 1
+        with pytest.raises(ZeroDivisionError):
+            next(results)
+
+
+def test_threads_end_with_the_block_though_an_error_keeps_the_results():
+    before = threading.active_count()
+    with pytest.raises(KeyError) as kept, in_order(abs, range(100)) as results:
         next(results)
+        raise KeyError
+    assert kept.tb is not None and threading.active_count() == before
 
 
 def test_calls_behind_run_in_order_on_another_thread():

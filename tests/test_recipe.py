@@ -7,9 +7,8 @@ import subprocess
 import sys
 
 import pytest
+from conftest import ROOT, photograph
 from PIL import Image
-
-from tests.conftest import ROOT, photograph
 
 TINY = ["STEPS_24=2", "STEPS_48=1", "STEPS_X3=1", "WARMUP=1", "PRECISION=fp32", f"RUN={sys.executable}"]
 
