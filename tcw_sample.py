@@ -38,9 +38,8 @@ def parse_flags() -> argparse.Namespace:
     data.add_argument("--input", type=Path, help="upscale this picture or folder instead; nothing is measured")
 
     output = parser.add_argument_group("output")
-    output.add_argument(
-        "--protocol", choices=PROTOCOLS, default="paper", help="SR to 8 bits: truncated (paper) or, as --input, rounded"
-    )
+    to_8_bits = "SR to 8 bits: truncated (paper) or, as --input, rounded"
+    output.add_argument("--protocol", choices=PROTOCOLS, default="paper", help=to_8_bits)
     output.add_argument("--self_ensemble", action="store_true", help="mean over the 8 flips and turns (paper: off)")
     output.add_argument("--baseline", action="store_true", help="measure bicubic too and put it beside")
 

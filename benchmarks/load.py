@@ -43,10 +43,7 @@ from training.parallel import Crew
 
 MEGABYTE = 1 << 20
 GROWTH = 150  # MiB that the peak may grow by once a tenth of the work is done
-FIXED, PER_PIXEL = (
-    512,
-    32,
-)  # MiB, and bytes for each HR pixel: reading, resizing, measuring and the report of a large image
+FIXED, PER_PIXEL = 512, 32  # MiB, and bytes for each HR pixel: reading, resizing, measuring and reporting a large image
 CPU = torch.device("cpu")
 
 
@@ -63,6 +60,7 @@ class Load:
 
     @property
     def in_bounds(self) -> bool:
+        """Whether the peak at the end is within the bound."""
         return self.end <= self.bound
 
 
@@ -161,6 +159,7 @@ def training(folder: Path, count: int) -> Load:
 
 
 def benchmark(folder: Path, upscale: Upscale) -> None:
+    """Measures the test set in `folder`, as `tcw_sample.py` does."""
     about = {
         "model": "load",
         "checkpoint": None,
@@ -174,6 +173,7 @@ def benchmark(folder: Path, upscale: Upscale) -> None:
 
 
 def random_images(count: int) -> TrainingImages:
+    """`count` images of noise, LR 24x24 and HR 48x48."""
     random = np.random.default_rng(0)
     lrs = [random.integers(0, 256, (24, 24, 3), np.uint8) for _ in range(count)]
     return TrainingImages([lr.repeat(2, 0).repeat(2, 1) for lr in lrs], {2: lrs})

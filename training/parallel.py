@@ -136,5 +136,5 @@ class Crew:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Ends the connection between the processes, without which Gloo's threads may abort a process that ends."""
         failed = kind is not None and not issubclass(kind, SystemExit)
-        if self.count > 1 and not (failed and self.device.type == "cuda"):  # NCCL would wait for the others
+        if dist.is_initialized() and not (failed and self.device.type == "cuda"):  # NCCL would wait for the others
             dist.destroy_process_group()
