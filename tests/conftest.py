@@ -15,6 +15,7 @@ import pytest
 import skimage
 import torch
 from PIL import Image
+from torch import nn
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
@@ -109,6 +110,17 @@ def pictures_read(monkeypatch):
         return counting
 
     return count
+
+
+class Doubled(nn.Module):
+    """A network without stages."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 12, 5, padding=2)
+
+    def forward(self, x: torch.Tensor, scale: int) -> torch.Tensor:
+        return nn.functional.pixel_shuffle(self.conv(x), scale)
 
 
 def golden_weights(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:

@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from torch import nn
 
 MANY = int(os.environ.get("FUZZ_CASES", "0"))
 SECONDS = 10  # of processor time that a case may take
@@ -91,3 +93,14 @@ def changed(data: bytes, steps: list[tuple[str, int, int, int]], other: bytes = 
         else:
             new[place : place + amount] = other[source % max(1, len(other)) :][:amount]
     return bytes(new)
+
+
+class Net(nn.Module):
+    """A network of few weights, `--model tiny`."""
+
+    def __init__(self, scale: int = 2, multi_scale: bool = False, group: int = 1):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: torch.Tensor, scale: int) -> torch.Tensor:
+        return self.conv(x).repeat_interleave(scale, 2).repeat_interleave(scale, 3)

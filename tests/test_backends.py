@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import photograph
+from conftest import Doubled, photograph
 from torch import nn
 
 from common.errors import InputError
@@ -66,17 +66,6 @@ def test_an_engine_makes_the_same_picture(golden_net, engine, options):
     upscale = NetworkUpscaler(net, 2, backend=engine, **options)
     assert upscale.backend == engine
     assert difference(upscale.to_float(lr), expected) < 1e-5
-
-
-class Doubled(nn.Module):
-    """A network without stages."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 12, 5, padding=2)
-
-    def forward(self, x: torch.Tensor, scale: int) -> torch.Tensor:
-        return nn.functional.pixel_shuffle(self.conv(x), scale)
 
 
 def test_an_engine_runs_any_networks_tiles(engine):

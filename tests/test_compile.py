@@ -10,9 +10,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import photograph
+from conftest import Doubled, photograph
 from PIL import Image
-from torch import nn
 
 from common.errors import InputError
 from evaluation.inference import NetworkUpscaler
@@ -36,17 +35,6 @@ def graphs(monkeypatch) -> list:
     torch.compiler.reset()
     yield handed
     torch.compiler.reset()
-
-
-class Doubled(nn.Module):
-    """A network without stages."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 12, 5, padding=2)
-
-    def forward(self, x: torch.Tensor, scale: int) -> torch.Tensor:
-        return nn.functional.pixel_shuffle(self.conv(x), scale)
 
 
 def test_both_stages_are_compiled_once_for_tiles_of_all_sizes(golden_net, graphs):

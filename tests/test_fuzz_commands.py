@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, photograph
-from fuzzing import bounded, cases
+from fuzzing import Net, bounded, cases
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from torch import nn
 
 import div2h5
 import model
@@ -46,17 +45,6 @@ FILES += [
 ]
 WORDS = ["--help", "--nosuch", "stray", "--", "-", "--scale", "--lr=", "--ckpt_path", "--res", "--se"]
 SWITCH = [None]  # a flag without a value
-
-
-class Net(nn.Module):
-    """A network of few weights, `--model tiny`."""
-
-    def __init__(self, scale: int = 2, multi_scale: bool = False, group: int = 1):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 3, 1)
-
-    def forward(self, x: torch.Tensor, scale: int) -> torch.Tensor:
-        return self.conv(x).repeat_interleave(scale, 2).repeat_interleave(scale, 3)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import zipfile
 
 import pytest
 import torch
-from fuzzing import bounded, cases, changed, changes
+from fuzzing import Net, bounded, cases, changed, changes
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
@@ -34,17 +34,6 @@ NAMES += [f"{prefix}upsample.{name}.weight" for prefix in ("", "cb.") for name i
 KINDS = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool]
 KINDS += [torch.complex64, torch.float8_e4m3fn, torch.uint16, torch.uint64, torch.int8]
 TRACES: list[str] = []
-
-
-class Net(nn.Module):
-    """A network of few weights, `--model tiny`."""
-
-    def __init__(self, scale: int = 2, multi_scale: bool = False, group: int = 1):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 3, 1)
-
-    def forward(self, x: torch.Tensor, scale: int) -> torch.Tensor:
-        return self.conv(x).repeat_interleave(scale, 2).repeat_interleave(scale, 3)
 
 
 def leave_a_trace() -> None:
