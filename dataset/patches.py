@@ -124,15 +124,15 @@ class _HostImages:
 
 
 def _turn_into(out: np.ndarray, cut: np.ndarray, transpose: bool, flip_y: bool, flip_x: bool) -> None:
-    flip = {(True, False): 0, (False, True): 1, (True, True): -1}.get((flip_y, flip_x))
-    if flip is None and not transpose:
+    # rows are flipped far faster than columns: those of a patch to be transposed are flipped as rows, after it
+    if flip_y:
+        cut = cv2.flip(cut, 0, None if transpose else out)
+    if transpose:
+        cut = cv2.transpose(cut, out)
+    if flip_x:
+        cv2.flip(cut, 0 if transpose else 1, out)
+    elif cut is not out:
         out[:] = cut
-    elif flip is None:
-        cv2.transpose(cut, out)
-    elif not transpose:
-        cv2.flip(cut, flip, out)
-    else:
-        cv2.transpose(cv2.flip(cut, flip), out)
 
 
 class _DeviceImages:
