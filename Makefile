@@ -13,11 +13,8 @@ demo: .venv/installed
 paper: .venv/installed
 	$(RUN) -m evaluation.paper --checkpoints checkpoint --data dataset --out results
 
-# In two processes: trained in after all of the first, one process crashes in native code, for a reason not found yet.
-TRAINED := $(addprefix tests/test_,skipping.py testset.py training.py verify.py)
 test: .venv/ready
-	$(RUN) -m pytest $(filter-out $(TRAINED),$(sort $(wildcard tests/test_*.py)))
-	$(RUN) -m pytest $(TRAINED)
+	$(RUN) -m pytest
 
 # The test suite tries a few hundred odd files and flags, the same each time; this 10,000 new ones of each kind, for an hour or so.
 fuzz: .venv/ready

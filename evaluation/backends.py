@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -134,6 +135,14 @@ def _start(name: str, net: nn.Module, scale: int, device: torch.device, precisio
         raise InputError(f"--backend {name} cannot run this network ({what}): use --backend torch") from None
 
 
+@lru_cache
+def _openvino_core() -> Any:
+    """One for the process: of two, the one freed last leaves signals the other's freed stack, and Ctrl-C then crashes."""
+    import openvino
+
+    return openvino.Core()
+
+
 def _load_openvino(graph: bytes, precision: str) -> Run:
     """Channels last from end to end, as OpenVINO computes; with "bf16" the last layer still gives float32.
 
@@ -143,7 +152,7 @@ def _load_openvino(graph: bytes, precision: str) -> Run:
     import openvino  # the packages of an engine are there when its loader is called
     from openvino import opset13, preprocess
 
-    core = openvino.Core()
+    core = _openvino_core()
     model = core.read_model(graph)
     edges = preprocess.PrePostProcessor(model)
     for number in range(len(model.inputs)):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
+import signal
 import sys
 
 import numpy as np
@@ -160,3 +163,16 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(refused, monkey
 def test_what_an_engine_cannot_do_is_refused(name, precision, device, phrase):
     with pytest.raises(InputError, match=phrase):
         start_backend(name, nn.Identity(), 2, torch.device(device), precision)
+
+
+def test_a_signal_is_handled_after_the_engine_is_gone(golden_net, engine):
+    upscale = NetworkUpscaler(golden_net("x2"), 2, backend=engine)
+    upscale(photograph("astronaut.png", 19, 50))
+    del upscale
+    gc.collect()
+    child = os.fork()  # which a signal would kill instead of the tests
+    if child == 0:
+        signal.signal(signal.SIGUSR1, lambda *_: None)
+        signal.raise_signal(signal.SIGUSR1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
