@@ -9,7 +9,7 @@ Command line: `python -m benchmarks.inference --out results/inference.json`; `--
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from benchmarks.timing import Elsewhere, device_name, time_alternately
 from common.device import pick_device
 from common.errors import InputError, run_command
 from common.files import whole_file
-from common.flags import Flags
+from common.flags import Flags, positive
 from common.progress import progress
 from evaluation import published
 from evaluation.backends import ENGINES, usable_backends
@@ -123,7 +123,7 @@ def bare_convolution(side: int, device: torch.device, dtype: torch.dtype) -> tup
     return run, 20 * side * side * 64 * 64 * 9
 
 
-def by_size(scale: int, sides: tuple[int, ...], device: torch.device, precision: str, rounds: int) -> dict[int, float]:
+def by_size(scale: int, sides: Iterable[int], device: torch.device, precision: str, rounds: int) -> dict[int, float]:
     """Seconds for square LR images of each side."""
     upscale = NetworkUpscaler(make_net(scale), scale, device, precision)
     jobs: dict[str, Job] = {str(side): partial(upscale, random_lr(side)) for side in sides}
@@ -138,10 +138,16 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", choices=tuple(PRECISIONS), help="default: fp32 and bf16")
     parser.add_argument("--backends", nargs="+", choices=WAYS, help="default: all that are installed, without compiled")
     parser.add_argument("--quick", action="store_true", help="sides divided by four and two rounds: a first look")
+    parser.add_argument(
+        "--sides", type=positive, nargs="+", help="time only square LR images of these sides, x2; nothing is written"
+    )
     args = parser.parse_args()
     device, divide = pick_device(args.device), 4 if args.quick else 1
     rounds = 2 if args.quick else max(1, args.rounds)
     precisions = args.precisions or ["fp32", "bf16"]
+    if args.sides:
+        print(to_markdown(growth_table(by_size(2, args.sides, device, precisions[0], rounds))))
+        return
 
     ways = ours(device, precisions, args.backends)
     compared = {scale: compare(scale, device, ways, rounds, divide) for scale in SIDES}
@@ -183,13 +189,20 @@ def tables(compared: dict, table9: dict, growth: dict, device: torch.device, pre
     theirs = [f"{float(value):.4f}" for value in published.runtime()["CFSRCNN"]]
     ours = [f"{value:.4f}" for value in table9.values()]
     sides = [(f"HR {2 * side}x{2 * side}", "seconds") for side in table9]
-    speed = [[f"{s}x{s}", f"{t:.3f}", f"{s * s / t / 1e3:.1f}"] for s, t in growth.items()]
     title = f"Ours against plain, {device_name(device)}"
     return [
         Table("inference", title, head, cells, len(cells), []),
         Table("table9", "Table IX, x2", [("", ""), *sides], [["paper", *theirs], [f"ours, {precision}", *ours]], 1, []),
-        Table("growth", "x2 by size", [("LR", ""), ("seconds", ""), ("kilopixels/s", "LR")], speed, len(speed), []),
+        growth_table(growth),
     ]
+
+
+def growth_table(seconds: dict[int, float]) -> Table:
+    """Seconds by the side of the LR image, and how the time per pixel compares with the first's."""
+    first = next(t / s**2 for s, t in seconds.items())
+    rows = [[f"{s}x{s}", f"{t:.3f}", f"{s * s / t / 1e3:.1f}", f"{t / s**2 / first:.2f}"] for s, t in seconds.items()]
+    head = [("LR", ""), ("seconds", ""), ("kilopixels/s", "LR"), ("time per pixel", "first row: 1")]
+    return Table("growth", "x2 by size", head, rows, len(rows), [])
 
 
 if __name__ == "__main__":

@@ -38,6 +38,15 @@ def test_the_inference_benchmark_writes_what_the_papers_tables_read(monkeypatch,
     assert content["seconds_by_lr_side_x2"].keys() == {"8", "16"}
 
 
+def test_the_inference_benchmark_times_the_sizes_named_alone(monkeypatch, tmp_path, capsys):
+    words = ["--sides", "8", "24", "--rounds", "1", "--precisions", "fp32", "--out", str(tmp_path / "i.json")]
+    monkeypatch.setattr("sys.argv", ["x", *words])
+    inference.main()
+    rows = [line.split("|") for line in capsys.readouterr().out.strip().splitlines()]
+    assert [row[1].strip() for row in rows[-2:]] == ["8x8", "24x24"] and float(rows[-2][4]) == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_each_backend_that_is_installed_has_a_row(monkeypatch):
     cpu, started = torch.device("cpu"), []
 
