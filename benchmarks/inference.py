@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.noise import noise
 from benchmarks.timing import Elsewhere, device_name, time_alternately
 from common.device import pick_device
 from common.errors import InputError, run_command
@@ -68,15 +69,10 @@ def make_plain(scale: int, device: torch.device, lr: np.ndarray) -> Job:
     return partial(Plain(scale, device), lr)
 
 
-def random_lr(side: int) -> np.ndarray:
-    """An LR image of noise, uint8 side x side x 3, always the same."""
-    return np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
-
-
 def compare(scale: int, device: torch.device, ways: dict[str, Way], rounds: int, divide: int) -> dict:
     """Seconds and ratio to plain of each way at `scale`, and the share of the bare convolution's rate."""
     side = SIDES[scale] // divide
-    lr = random_lr(side)
+    (lr,) = noise(1, side, side)
     jobs: dict[str, Job] = {}
     for name, (precision, backend) in progress(ways.items(), desc=f"x{scale}", unit="start"):
         how: dict = {"by_inductor": True} if backend == COMPILED else {"backend": backend}
@@ -126,7 +122,7 @@ def bare_convolution(side: int, device: torch.device, dtype: torch.dtype) -> tup
 def by_size(scale: int, sides: Iterable[int], device: torch.device, precision: str, rounds: int) -> dict[int, float]:
     """Seconds for square LR images of each side."""
     upscale = NetworkUpscaler(make_net(scale), scale, device, precision)
-    jobs: dict[str, Job] = {str(side): partial(upscale, random_lr(side)) for side in sides}
+    jobs: dict[str, Job] = {str(side): partial(upscale, *noise(1, side, side)) for side in sides}
     return {int(side): each for side, each in time_alternately(jobs, rounds, f"sizes at x{scale}").items()}
 
 

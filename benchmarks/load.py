@@ -23,12 +23,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.noise import noise, training_noise, write_noise
 from benchmarks.timing import device_name
 from common.errors import run_command
 from common.files import whole_file
 from common.flags import Flags, positive
 from common.progress import progress
-from dataset.hdf5 import TrainingImages, write_hdf5
 from dataset.images import write_png
 from dataset.patches import PatchSampler
 from dataset.testset import open_test_set
@@ -109,9 +109,8 @@ class Watched:
 
 def small_images(folder: Path, count: int) -> Load:
     """Benchmarks the network on `count` images of 16x16 LR pixels, with SR images and the report."""
-    random = np.random.default_rng(0)
-    for number in range(count):
-        write_png(folder / f"set/{number:06}.png", random.integers(0, 256, (32, 32, 3), np.uint8))
+    for number, image in enumerate(noise(count, 32, 32)):
+        write_png(folder / f"set/{number:06}.png", image)
     net = build_net("cfsrcnn", 2)
     initialise(net, "identity")
     watch = Watch(count)
@@ -130,9 +129,8 @@ def large_image(folder: Path, megapixels: int) -> Load:
 
 
 def sampler(folder: Path, count: int) -> Load:
-    """Draws `count` batches of 4 LR patches of 8x8 from images mapped from a file."""
-    images = random_images(16)
-    draw, watch = PatchSampler(images, 8, 4, seed=0), Watch(count)
+    """Draws `count` batches of 4 LR patches of 8x8 from images in memory."""
+    draw, watch = PatchSampler(training_noise(16, 24, 24), 8, 4, seed=0), Watch(count)
     for _ in progress(range(count), desc="sampler", unit="batch"):
         draw.next()
         watch()
@@ -141,8 +139,7 @@ def sampler(folder: Path, count: int) -> Load:
 
 def training(folder: Path, count: int) -> Load:
     """Trains the network for `count` steps of one LR patch of 8x8, with averaged weights and ten checkpoints."""
-    images = random_images(4)
-    write_hdf5(folder / "train.h5", ((hr, {2: lr}) for hr, lr in zip(images.hr, images.lr[2], strict=True)))
+    write_noise(folder / "train.h5", training_noise(4, 24, 24))
     words = ["--train_data_path", folder / "train.h5", "--ckpt_dir", folder / "run", "--val_data_dir", folder / "none"]
     words += ["--patch_size", 8, "--batch_size", 1, "--max_steps", count, "--print_interval", max(1, count // 10)]
     words += ["--init", "identity", "--ema", 0.99, "--device", "cpu"]
@@ -170,13 +167,6 @@ def benchmark(folder: Path, upscale: Upscale) -> None:
     }
     with contextlib.redirect_stdout(io.StringIO()):  # a table of thousands of lines
         run_benchmark(upscale, open_test_set(folder / "set", 2), folder, "run", about, baseline=False)
-
-
-def random_images(count: int) -> TrainingImages:
-    """`count` images of noise, LR 24x24 and HR 48x48."""
-    random = np.random.default_rng(0)
-    lrs = [random.integers(0, 256, (24, 24, 3), np.uint8) for _ in range(count)]
-    return TrainingImages([lr.repeat(2, 0).repeat(2, 1) for lr in lrs], {2: lrs})
 
 
 PARTS: dict[str, Callable[[Path, int], Load]] = {

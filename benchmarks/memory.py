@@ -16,7 +16,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.inference import COMPILED, WAYS, Way, make_net, ours, random_lr
+from benchmarks.inference import COMPILED, WAYS, Way, make_net, ours
+from benchmarks.noise import noise
 from benchmarks.timing import device_name
 from common.device import pick_device
 from common.errors import InputError, run_command
@@ -68,7 +69,7 @@ def main() -> None:
     ways = ours(device, args.precisions, args.backends)
     rows = []
     with tempfile.TemporaryDirectory() as name:
-        Image.fromarray(random_lr(16)).resize(args.size).save(Path(name) / "a.png")
+        Image.fromarray(next(noise(1, 16, 16))).resize(args.size).save(Path(name) / "a.png")
         save_state(make_net(args.scale).state_dict(), Path(name) / "net.pth")
         for what, way in ways.items():
             peak, seconds = peak_of(Path(name), args.scale, device.type, way)

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.noise import training_noise, write_noise
 from benchmarks.timing import Elsewhere, device_name, time_alternately
 from common.device import pick_device
 from common.errors import run_command
 from common.files import whole_file
 from common.flags import Flags
-from dataset.hdf5 import TrainingImages, write_hdf5
+from dataset.hdf5 import TrainingImages
 from dataset.patches import PatchSampler
 from evaluation.tables import Table, to_markdown
 from model import build_net
@@ -35,15 +36,8 @@ from training.parallel import Crew
 
 STEPS = ((8, 24), (16, 32))  # patches, side of an LR patch; at x2
 SAMPLER = (64, 77)  # as the paper trains
-IMAGES, HEIGHT, WIDTH = 64, 160, 240  # LR pixels
+NOISE = 64, 160, 240  # images of so many LR pixels
 Job = Callable[[], object]
-
-
-def random_images() -> TrainingImages:
-    """A training set of noise at x2, always the same."""
-    random = np.random.default_rng(0)
-    lr = [random.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8) for _ in range(IMAGES)]
-    return TrainingImages([image.repeat(2, 0).repeat(2, 1) for image in lr], {2: lr})
 
 
 class PlainPatches(Dataset[tuple[Tensor, Tensor]]):
@@ -73,7 +67,7 @@ def _to_tensor(patch: np.ndarray) -> Tensor:
 def plain_batches(batch: int, patch: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches by a `DataLoader`."""
     random.seed(0)
-    return iter(DataLoader(PlainPatches(random_images(), patch), batch, num_workers=workers))
+    return iter(DataLoader(PlainPatches(training_noise(*NOISE), patch), batch, num_workers=workers))
 
 
 def make_plain_step(batch: int, patch: int, workers: int, device: torch.device) -> Job:
@@ -99,8 +93,7 @@ def make_solver(folder: Path, batch: int, patch: int, precision: str, device: to
     """Ours, as `train.py` builds it from these flags."""
     path = folder / "train.h5"
     if not path.exists():
-        images = random_images()
-        write_hdf5(path, ((hr, {2: lr}) for hr, lr in zip(images.hr, images.lr[2], strict=True)))
+        write_noise(path, training_noise(*NOISE))
     where = ["--train_data_path", str(path), "--val_data_dir", str(folder / "none"), "--ckpt_dir", str(folder / "run")]
     how = ["--device", device.type, "--precision", precision, "--init", "identity"]
     words = [*where, *how, "--batch_size", str(batch), "--patch_size", str(patch)]
@@ -126,7 +119,7 @@ def compare_samplers(device: torch.device, rounds: int) -> dict[str, float]:
     """Seconds of a batch of the paper's size: cut in Python, and ours."""
     batch, patch = SAMPLER
     cut = plain_batches(batch, patch, 0)
-    ours = PatchSampler(random_images(), patch, batch, 0, device, on_device=device.type == "cuda")
+    ours = PatchSampler(training_noise(*NOISE), patch, batch, 0, device, on_device=device.type == "cuda")
     return time_alternately({"cut in Python": partial(next, cut), "ours": ours.next}, 4 * rounds, "batches")
 
 

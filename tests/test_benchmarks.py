@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks import inference, training
+from benchmarks.noise import noise
 from benchmarks.timing import time_alternately
 from common.errors import InputError
 from evaluation import backends
@@ -73,7 +74,7 @@ def test_a_named_backend_that_is_missing_is_refused(monkeypatch):
 def test_the_yardstick_is_the_same_network():
     """What is compared for speed makes the same picture, but for a last bit now and then."""
     plain, ours = inference.Plain(2, torch.device("cpu")), inference.NetworkUpscaler(inference.make_net(2), 2)
-    lr = inference.random_lr(20)
+    (lr,) = noise(1, 20, 20)
     assert abs(plain(lr).astype(int) - ours(lr)).max() <= 1
 
 
