@@ -20,10 +20,10 @@ test: .venv/ready
 fuzz: .venv/ready
 	FUZZ_CASES=$${FUZZ_CASES:-10000} $(RUN) -m pytest -s tests/test_fuzz_*.py
 
-# The oldest versions that requirements.txt allows, of all but PyTorch: TORCH names its version. On a Python of their time (3.10, 3.11).
+# The oldest versions that requirements.txt allows, of all but PyTorch: TORCH names its version, such as torch==2.4.0.
+OLDEST := imresize metrics images hdf5 patches checkpoint network muon benchmark photos library div2h5 curves figure same_digits
 oldest: .venv-oldest/ready
-	.venv-oldest/bin/python -m pytest tests/test_imresize.py tests/test_metrics.py tests/test_images.py tests/test_hdf5.py \
-		tests/test_patches.py tests/test_checkpoint.py
+	.venv-oldest/bin/python -m pytest $(OLDEST:%=tests/test_%.py)
 
 lint: .venv/ready
 	$(RUN) -m ruff check .

@@ -140,7 +140,7 @@ class NetworkUpscaler:
 
 @contextmanager
 def _no_tf32() -> Iterator[None]:
-    """cuDNN else takes fp32 for a wish that TF32, of 10 bits, may fulfil; see docs/benchmarks.md, section 5."""
+    """cuDNN else takes fp32 for a wish that TF32, of 10 bits, may fulfil; see docs/measuring.md, section 5."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
