@@ -20,6 +20,7 @@ from dataset.imresize import imresize
 from evaluation.backends import UNLIMITED, start_backend
 from evaluation.metrics import to_uint8
 from evaluation.tiles import Tiler
+from model.bf16 import fitted_to_bf16
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -73,7 +74,8 @@ class NetworkUpscaler:
         self.net = net.to(self.device).to(memory_format=torch.channels_last).eval()
         self.scale, self.precision = scale, precision
         self.protocol, self.self_ensemble, self._tile = protocol, self_ensemble, tile
-        self.backend, run = start_backend(backend, self.net, scale, self.device, precision, by_inductor)
+        fitted = fitted_to_bf16(self.net) if precision == "bf16" else self.net
+        self.backend, run = start_backend(backend, fitted, scale, self.device, precision, by_inductor)
         self._tiler = Tiler(run, scale, tile, PRECISIONS[precision].itemsize)
         self._exact: NetworkUpscaler | None = None  # takes over where `precision` is not enough
 
