@@ -43,7 +43,10 @@ def fast_precision(device: torch.device) -> str:
 def available_memory(device: torch.device | None = None) -> int:
     """Bytes that are free, or can be freed, on a CUDA device or in main memory; half of all where nothing tells."""
     if device is not None and device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
+            device
+        )  # PyTorch's own, to be used again
+        return torch.cuda.mem_get_info(device)[0] + kept
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))

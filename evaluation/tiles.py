@@ -25,6 +25,7 @@ from common.errors import InputError
 CHANNELS = 64  # feature maps that a network is expected to hold per pixel
 EXTRACT_MAPS, REFINE_MAPS = 7, 3  # groups of that many maps that are alive at once, at the LR and at the SR size
 CPU_BUDGET = 1 << 29  # bytes for the activations of a tile at most; a quarter of what is free if that is less
+GPU_BUDGET = 1 << 33  # likewise: more is no faster, and cuDNN's convolutions count their values in 32 bits
 REFINE_SIDE = 384  # SR pixels, side of a tile of the second stage on the CPU
 LEAST_SIDE = 32  # pixels: CPU convolutions under 20 wide sum in another order, which shows in the last bit
 PROBES = (129, 513, 2049)  # LR pixels, lengths of the strips that `reach` tries
@@ -49,6 +50,7 @@ class Tiler:
 
     def __init__(self, net: nn.Module, scale: int, tile: int | str, itemsize: int):
         self._net, self._scale, self._tile, self._itemsize = net, scale, tile, itemsize
+        self._side = 0  # of the tiles of the image at hand
         self._staged = net if isinstance(net, Staged) else None
         self._halos: tuple[int, int] | None = None
 
@@ -62,18 +64,17 @@ class Tiler:
                 yield from self._run(x)  # started again as a whole: what was yielded before is yielded anew
                 return
             except torch.cuda.OutOfMemoryError:
-                side = min(self._sides(x)[0], max(x.shape[2:])) // 2
-                if side < CHANNELS:
-                    raise InputError(
-                        "the GPU has too little free memory for a tile of 64 pixels: use --device cpu"
-                    ) from None
-                print(f"the GPU is out of memory: going on with --tile {side}", file=sys.stderr)
-                self._tile = side
-                torch.cuda.empty_cache()
+                pass  # outside of this block the maps that were alive are gone
+            self._tile = self._side // 2
+            if self._tile < CHANNELS:
+                raise InputError("the GPU has too little free memory for a tile of 64 pixels: use --device cpu")
+            print(f"the GPU is out of memory: going on with --tile {self._tile}", file=sys.stderr)
+            torch.cuda.empty_cache()
 
     def _run(self, x: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
         height, width = x.shape[2:]
         tile, inner = self._sides(x)
+        self._side = min(tile, max(height, width))
         extract_halo, refine_halo = (0, 0) if max(height, width) <= min(tile, inner) else self._find_halos()
         for rows in _spans(0, height, tile, extract_halo + refine_halo, height):
             for columns in _spans(0, width, tile, extract_halo + refine_halo, width):
@@ -117,9 +118,7 @@ class Tiler:
         maps = getattr(self._net, "extract_maps", EXTRACT_MAPS)
         if inner >= whole:
             maps = max(maps, EXTRACT_MAPS + REFINE_MAPS * self._scale**2)
-        budget = available_memory(x.device) // 4
-        if x.device.type == "cpu":
-            budget = min(budget, CPU_BUDGET)
+        budget = min(available_memory(x.device) // 4, CPU_BUDGET if x.device.type == "cpu" else GPU_BUDGET)
         side = math.isqrt(budget // (maps * CHANNELS * self._itemsize))
         if whole > side:
             side = max(CHANNELS, side - 2 * sum(self._find_halos()))
@@ -129,8 +128,16 @@ class Tiler:
         if self._halos is None:
             net, scale = _probe(self._net), self._scale
             if isinstance(net, Staged):
-                extract = reach(lambda x: torch.cat(net.extract(x), 1), 3, 1)
-                self._halos = extract, reach(lambda x: net.refine(x, x, scale), CHANNELS, scale)
+                widths: list[int] = []  # channels of the two maps
+
+                def extract(x: Tensor) -> Tensor:
+                    maps = net.extract(x)
+                    widths[:] = [each.shape[1] for each in maps]
+                    return torch.cat(maps, 1)
+
+                first = reach(extract, 3, 1)
+                both = reach(lambda x: net.refine(*x.split(widths, 1), scale), sum(widths), scale) if first >= 0 else -1
+                self._halos = first, both
             else:
                 self._halos = 0, reach(lambda x: net(x, scale), 3, scale)
         if min(self._halos) < 0:
