@@ -135,9 +135,12 @@ class Tiler:
                     widths[:] = [each.shape[1] for each in maps]
                     return torch.cat(maps, 1)
 
-                first = reach(extract, 3, 1)
-                both = reach(lambda x: net.refine(*x.split(widths, 1), scale), sum(widths), scale) if first >= 0 else -1
-                self._halos = first, both
+                def refine(x: Tensor) -> Tensor:
+                    deep, first = x.split(widths, 1)
+                    return net.refine(deep, first, scale)
+
+                seen = reach(extract, 3, 1)
+                self._halos = seen, reach(refine, sum(widths), scale) if seen >= 0 else -1
             else:
                 self._halos = 0, reach(lambda x: net(x, scale), 3, scale)
         if min(self._halos) < 0:

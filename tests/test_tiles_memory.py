@@ -44,7 +44,7 @@ def test_the_tile_is_halved_until_it_fits_whatever_else_takes_memory_then(monkey
 
 
 def test_no_memory_for_the_least_tile_is_a_clear_error():
-    with pytest.raises(InputError, match="too little free memory .* use --device cpu"):
+    with pytest.raises(InputError, match=r"too little free memory .* use --device cpu"):
         NetworkUpscaler(Narrow(20), 2)(photograph("astronaut.png", 200, 200))
 
 
