@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError
+from common.files import whole_folder
 from common.overlap import in_order
 from common.progress import progress
 from dataset.hdf5 import write_hdf5
 from dataset.images import Picture, list_images, read_picture, say_conversions
 from dataset.imresize import imresize
-from dataset.prepare import prepare
+from dataset.prepare import say_prepared, write_pairs
 
 
 @dataclass
@@ -41,9 +42,20 @@ def write_training_set(
     if out.is_dir():
         raise InputError(f"{out} is a folder: name the file to write, such as {out / 'train.h5'}")
     pairs = [pair for source in sources for pair in _find_pairs(source, scales)]
-    if hold_out:
-        pairs, held_out = _split(pairs, hold_out)
-        prepare([pair.hr for pair in held_out], held_out_set(out), scales, edge)
+    if not hold_out:
+        _write(pairs, out, scales, edge, workers)
+        return
+    pairs, held_out = _split(pairs, hold_out)
+    folder, files = held_out_set(out), [pair.hr for pair in held_out]
+    if folder.exists():
+        raise InputError(f"{folder} exists, where the pictures held out would go: remove it or choose another --out")
+    with whole_folder(folder) as unfinished:  # both appear, or none
+        write_pairs(files, unfinished, scales, edge)
+        _write(pairs, out, scales, edge, workers)
+    say_prepared(files, folder, scales)
+
+
+def _write(pairs: list[_Pair], out: Path, scales: list[int], edge: str, workers: int) -> None:
     seen: list[tuple[str, Picture]] = []
 
     def read(pair: _Pair) -> tuple[np.ndarray, dict[int, np.ndarray]]:

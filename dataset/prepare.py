@@ -25,16 +25,22 @@ def prepare(hr_files: list[Path], folder: Path, scales: list[int], edge: str = "
     Each xS folder appears when all of its images are written. Raises `InputError` if one stands there already, if two
     files have one stem, or naming a picture that is broken or too small.
     """
-    stems = [file.stem for file in hr_files]
-    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
-        raise InputError(f"two pictures are called {twice}: rename one of them")
     for scale in scales:
         if (folder / f"x{scale}").exists():
             raise InputError(f"{folder / f'x{scale}'} exists: remove it or choose another --name")
+    write_pairs(hr_files, folder, scales, edge)
+    say_prepared(hr_files, folder, scales)
+
+
+def write_pairs(hr_files: list[Path], folder: Path, scales: list[int], edge: str) -> None:
+    """What `prepare` writes, into an empty folder; says nothing but what it had to convert."""
+    stems = [file.stem for file in hr_files]
+    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
+        raise InputError(f"two pictures are called {twice}: rename one of them")
     pictures = []
     for scale in scales:
         with whole_folder(folder / f"x{scale}") as unfinished:
-            for file in progress(hr_files, desc=f"{folder.name} x{scale}", unit="image"):
+            for file in progress(hr_files, desc=f"LR and HR at x{scale}", unit="image"):
                 picture = read_picture(file)
                 pictures.append((file.name, picture.without_pixels()))
                 height, width = (size // scale * scale for size in picture.rgb.shape[:2])
@@ -45,6 +51,10 @@ def prepare(hr_files: list[Path], folder: Path, scales: list[int], edge: str = "
                 write_png(unfinished / f"{file.stem}_SRF_{scale}_LR.png", imresize(hr, Fraction(1, scale), edge))
     if note := say_conversions(pictures[: len(hr_files)]):
         print(note)
+
+
+def say_prepared(hr_files: list[Path], folder: Path, scales: list[int]) -> None:
+    """The line on a test set that is written."""
     print(f"wrote {folder}: {len(hr_files)} images, scales {', '.join(f'x{scale}' for scale in scales)}")
 
 

@@ -280,3 +280,16 @@ def test_an_out_that_is_a_folder_leaves_no_held_out_set(refused, pictures, tmp_p
     for out in ("", ".", tmp_path):
         refused("is a folder", "div2h5.py", "--source", pictures, "--hold_out", 1, "--out", out)
     assert not list(tmp_path.iterdir()) and not list(tmp_path.parent.glob("*_held_out"))
+
+
+def test_a_run_that_failed_can_be_run_again(command, refused, pictures, tmp_path):
+    shutil.copytree(pictures, tmp_path / "mine")
+    words = ["div2h5.py", "--source", tmp_path / "mine", "--hold_out", 1, "--out", tmp_path / "out/train.h5"]
+    for file in list_images(tmp_path / "mine"):
+        kept = file.read_bytes()
+        file.write_bytes(kept[:100])
+        refused(file.name, *words)
+        assert not (tmp_path / "out").exists()
+        file.write_bytes(kept)
+    assert command(*words).code == 0
+    refused("train_held_out exists", *words)
