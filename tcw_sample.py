@@ -52,7 +52,7 @@ def parse_flags() -> argparse.Namespace:
     speed.add_argument("--tile", type=tile, default="auto", help="side of a tile in LR pixels, auto or off")
     args = parser.parse_args()
     if args.model == "bicubic":
-        parser.refuse(args, "--model bicubic has no network and is the baseline", *NETWORK_ONLY)
+        parser.refuse(args, "--model bicubic has no network and is the baseline", *NETWORK_ONLY, "protocol")
     if args.input:
         parser.refuse(args, "--input measures nothing", "test_data_dir", "baseline")
     if args.cuda:

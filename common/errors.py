@@ -50,6 +50,12 @@ def run_command(main: Callable[[], None]) -> None:
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except MemoryError as error:
+        _leave(f"error: out of memory: {one_line(error)}", 2)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # of PyTorch, which not every command needs
+            raise
+        _leave("error: the GPU is out of memory: free some, or use --device cpu", 2)
     except OSError as error:  # disk full, no permission, ...: the system's own words name the file
         _leave(f"error: {one_line(error)}", 2)
 

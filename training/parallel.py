@@ -69,6 +69,8 @@ class Crew:
     def __init__(self, device: torch.device):
         self.count, self.rank, self.device = 1, 0, device
         if launched():
+            if device.type == "mps":
+                raise InputError("a Mac's GPU trains in one process: use --device cpu for several")
             local = int(os.environ.get("LOCAL_RANK", "0"))
             if device.type == "cuda":
                 here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
