@@ -1,6 +1,6 @@
 """The training loop: patches -> network -> loss -> weights, with validation, logs and checkpoints. Parses no flags.
 
-Change the loss in `LOSSES`, the schedule in `learning_rate`, the data in `dataset/`, the network in `model/`.
+Change the loss in `LOSSES`, the schedule in `SCHEDULES`, the data in `dataset/`, the network in `model/`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
@@ -38,17 +39,19 @@ from training.parallel import Crew
 from training.run_state import RunState
 
 LOSSES = {"MSE": nn.MSELoss, "L1": nn.L1Loss, "SmoothL1": nn.SmoothL1Loss}
+SCHEDULES: dict[str, Callable[[int, argparse.Namespace], float]] = {  # the share of --lr at step 0, 1, ...
+    "step": lambda step, args: 0.5 ** (step // args.decay),  # the paper's: halved every `decay` steps
+    "cosine": lambda step, args: (1 + math.cos(math.pi * min(1.0, step / args.max_steps))) / 2,
+}
 OPTIMIZERS = {"adam": torch.optim.Adam, "muon": MuonAndAdam}
 MOST_SKIPPED_IN_A_ROW = 10  # steps without finite gradients, after which a run is given up
 CUDA_CHECK_INTERVAL = 50  # steps between two looks at the loss, each of which waits for the GPU
 
 
 def learning_rate(step: int, args: argparse.Namespace) -> float:
-    """The rate of step 0, 1, ...: halved every `decay` steps (the paper) or a cosine to zero, after a linear warm-up."""
+    """The rate of step 0, 1, ...: by the schedule of `args.lr_schedule`, after a linear warm-up."""
     warm = min(1.0, (step + 1) / args.warmup) if args.warmup else 1.0
-    if args.lr_schedule == "cosine":
-        return warm * args.lr * (1 + math.cos(math.pi * min(1.0, step / args.max_steps))) / 2
-    return warm * args.lr * 0.5 ** (step // args.decay)
+    return warm * args.lr * SCHEDULES[args.lr_schedule](step, args)
 
 
 class Solver:

@@ -15,7 +15,7 @@ from common.errors import InputError, run_command
 from common.flags import Flags, checked, natural, positive
 from dataset.hdf5 import SCALES
 from model.init import INITS
-from solver import LOSSES, OPTIMIZERS, Solver
+from solver import LOSSES, OPTIMIZERS, SCHEDULES, Solver
 from training.parallel import Crew, launch, launched
 from training.run_lock import run_lock
 
@@ -54,7 +54,7 @@ def parse_flags(words: list[str] | None = None) -> argparse.Namespace:
 
     recipe = parser.add_argument_group("recipe", "other ways to train; the defaults are the paper's way")
     recipe.add_argument("--optimizer", choices=tuple(OPTIMIZERS), default="adam", help="muon: see training/muon.py")
-    recipe.add_argument("--lr_schedule", choices=("step", "cosine"), default="step", help="cosine: to 0 at --max_steps")
+    recipe.add_argument("--lr_schedule", choices=tuple(SCHEDULES), default="step", help="cosine: to 0 at --max_steps")
     recipe.add_argument("--warmup", type=natural, default=0, help="steps in which the rate rises linearly from zero")
     recipe.add_argument("--init", choices=INITS, default="default", help="initial weights: model/init.py")
     recipe.add_argument("--ema", type=share, default=0.0, help="save averaged weights: share kept per step; 0: off")

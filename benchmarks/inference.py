@@ -27,7 +27,7 @@ from common.progress import progress
 from evaluation import published
 from evaluation.backends import ENGINES, usable_backends
 from evaluation.complexity import count_cfsrcnn
-from evaluation.inference import PRECISIONS, NetworkUpscaler
+from evaluation.inference import PRECISIONS, NetworkUpscaler, no_tf32
 from evaluation.metrics import to_uint8
 from evaluation.tables import Table, to_markdown
 from model.cfsrcnn import CFSRCNN
@@ -61,7 +61,8 @@ class Plain:
     @torch.inference_mode()
     def __call__(self, lr: np.ndarray) -> np.ndarray:
         x = torch.from_numpy(lr.transpose(2, 0, 1)[None] / np.float32(255)).to(self.device)
-        return to_uint8(self.net(x)[0].permute(1, 2, 0).cpu().numpy())
+        with no_tf32():
+            return to_uint8(self.net(x)[0].permute(1, 2, 0).cpu().numpy())
 
 
 def make_plain(scale: int, device: torch.device, lr: np.ndarray) -> Job:
@@ -113,8 +114,9 @@ def bare_convolution(side: int, device: torch.device, dtype: torch.dtype) -> tup
 
     @torch.inference_mode()
     def run() -> None:
-        for _ in range(20):
-            conv(x)
+        with no_tf32():
+            for _ in range(20):
+                conv(x)
 
     return run, 20 * side * side * 64 * 64 * 9
 

@@ -1,6 +1,6 @@
-"""Running a network in another engine than PyTorch: ONNX Runtime or OpenVINO, on the CPU. Cuts no tiles, reads no files.
+"""What runs a network, and in which precision: PyTorch, TorchInductor, or on the CPU ONNX Runtime or OpenVINO. Cuts no tiles.
 
-The network is exported to ONNX (`model/export.py`) and stands in for the original in the `Tiler`: same methods, same values.
+For the last two the network is exported to ONNX (`model/export.py`) and a stand-in goes into the `Tiler`: same methods, same values.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--crop", type=parse_crop, help="x,y,w,h in HR pixels (default: where the two differ most)")
     parser.add_argument("--compare", type=parse_compare, action="append", default=[], help="NAME=FOLDER of SR pictures")
     parser.add_argument("--crops_only", action="store_true", help="LR, then the enlarged crops alone, HR last")
-    parser.add_argument("--out", type=Path, required=True, help="file name without ending: .png and .pdf are written")
+    parser.add_argument("--out", type=Path, required=True, help="NAME.png or NAME.pdf; NAME: both are written")
     args = parser.parse_args()
 
     pair = TestPair(args.image, None, args.scale)
@@ -141,10 +141,12 @@ def main() -> None:
         figure = draw_crops([Panel(lr, "LR"), *panels[1:], Panel(hr, "HR")], crop)
     else:
         figure = draw_figure(panels, crop)
-    for ending in (".png", ".pdf"):
-        with whole_file(args.out.with_name(args.out.name + ending)) as temporary:
+    both = [args.out.with_name(args.out.name + ending) for ending in (".png", ".pdf")]
+    files = [args.out] if args.out.suffix in (".png", ".pdf") else both
+    for file in files:
+        with whole_file(file) as temporary:
             figure.save(temporary)
-    print(f"wrote {args.out}.png and {args.out}.pdf, crop {','.join(map(str, crop))}")
+    print(f"wrote {' and '.join(map(str, files))}, crop {','.join(map(str, crop))}")
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ class NetworkUpscaler:
         with (
             torch.inference_mode(),
             torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32"),
-            _no_tf32(),
+            no_tf32(),
         ):
             for rows, columns, sr in self._tiler.run(x):
                 if not float(sr.abs().amax()) < UNLIMITED:  # infinity may have become that; NaN is under nothing
@@ -141,8 +141,8 @@ class NetworkUpscaler:
 
 
 @contextmanager
-def _no_tf32() -> Iterator[None]:
-    """cuDNN else takes fp32 for a wish that TF32, of 10 bits, may fulfil; see docs/measuring.md, section 5."""
+def no_tf32() -> Iterator[None]:
+    """For fp32 that is fp32: cuDNN may else compute in TF32, of 10 bits; see docs/measuring.md, section 5."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:

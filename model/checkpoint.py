@@ -2,7 +2,7 @@
 
 Known forms of CFSRCNN are the authors' and ours (`model/names.py`), single- or multi-scale, as `.pth` or `.safetensors`, bare
 or inside `state_dict`, `params_ema` or `params`, with or without the `module.` of DataParallel.
-Command line: `python -m model.checkpoint convert IN OUT --format authors|native`.
+Command line: `python -m model.checkpoint show FILE`, and `convert IN OUT --format authors|native`.
 """
 
 from __future__ import annotations

@@ -86,6 +86,11 @@ def test_the_crop_is_framed_red_and_enlarged_in_a_green_frame(command, words, tm
     assert greenest.sum() > 3 * 3 * 40
 
 
+def test_an_ending_names_the_one_file_that_is_written(command, words, tmp_path):
+    outcome = command(*[f"{word}.png" if str(word).endswith("out/figure") else word for word in words])
+    assert outcome.code == 0 and [file.name for file in (tmp_path / "out").iterdir()] == ["figure.png"]
+
+
 def test_a_crop_outside_the_picture_is_one_line(command, refused, words, tmp_path):
     refused("--crop 80,10,20,20 leaves the picture of 96x96 pixels", *words, "--crop", "80,10,20,20")
     for bad in ("1,2,3", "a,b,c,d", "0,0,2,2"):
