@@ -22,7 +22,7 @@ from benchmarks.timing import device_name
 from common.device import pick_device
 from common.errors import InputError, run_command
 from common.flags import Flags
-from dataset.hdf5 import SCALES
+from common.scales import SCALES
 from evaluation.inference import PRECISIONS
 from evaluation.tables import Table, to_markdown
 from model.checkpoint import save_state
