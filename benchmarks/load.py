@@ -11,7 +11,6 @@ import contextlib
 import io
 import json
 import multiprocessing
-import resource
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks.noise import noise, training_noise, write_noise
+from benchmarks.peak import peak
 from benchmarks.timing import device_name
 from common.errors import run_command
 from common.files import whole_file
@@ -80,16 +80,6 @@ class Watch:
         """`bound`: MiB more than at the start; by default the peak after a tenth and GROWTH."""
         limit = self.tenth + GROWTH if bound is None else self.start + bound
         return Load(work, time.perf_counter() - self._since, self.start, self.tenth, peak(), limit)
-
-
-def peak() -> float:
-    """MiB of memory that this process has had at most."""
-    status = Path("/proc/self/status")
-    if status.exists():  # of Linux, where `ru_maxrss` begins at what the parent process had
-        line = next(each for each in status.read_text().splitlines() if each.startswith("VmHWM:"))
-        return int(line.split()[1]) / 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MEGABYTE
 
 
 class Watched:
