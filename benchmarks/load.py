@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import multiprocessing
 import sys
 import tempfile
@@ -24,9 +23,9 @@ import torch
 
 from benchmarks.noise import noise, training_noise, write_noise
 from benchmarks.peak import peak
+from benchmarks.result import write_result
 from benchmarks.timing import device_name
 from common.errors import run_command
-from common.files import whole_file
 from common.flags import Flags, positive
 from common.progress import progress
 from dataset.images import write_png
@@ -195,9 +194,7 @@ def main() -> None:
         "device": device_name(CPU),
         **{name: {**asdict(each), "in_bounds": each.in_bounds} for name, each in loads.items()},
     }
-    with whole_file(args.out) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"wrote {args.out}")
+    write_result(args.out, content)
     sys.exit(0 if all(each.in_bounds for each in loads.values()) else 1)
 
 
