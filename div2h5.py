@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.errors import InputError, run_command
 from common.flags import Flags, natural
-from dataset.hdf5 import SCALES
+from common.scales import SCALES
 from dataset.imresize import EDGES
 from dataset.pairs import write_training_set
 

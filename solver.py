@@ -24,7 +24,8 @@ from common.device import available_memory
 from common.errors import InputError
 from common.files import make_folder
 from common.progress import progress
-from dataset.hdf5 import SCALES, read_hdf5
+from common.scales import SCALES
+from dataset.hdf5 import read_hdf5
 from dataset.patches import Batch, PatchSampler
 from dataset.testset import MissingTestSetError, TestSet, open_test_set
 from evaluation.benchmark import evaluate, mean_row

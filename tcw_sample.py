@@ -8,7 +8,7 @@ from pathlib import Path
 from common.device import pick_device
 from common.errors import InputError, plain, run_command
 from common.flags import Flags
-from dataset.hdf5 import SCALES
+from common.scales import SCALES
 from dataset.testset import open_test_set
 from evaluation.backends import BACKENDS, ENGINES, pick_precision
 from evaluation.inference import PRECISIONS, BicubicUpscaler, NetworkUpscaler, Upscale

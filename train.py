@@ -13,7 +13,7 @@ import torch
 from common.device import pick_device
 from common.errors import InputError, run_command
 from common.flags import Flags, checked, natural, positive
-from dataset.hdf5 import SCALES
+from common.scales import SCALES
 from model.init import INITS
 from solver import LOSSES, OPTIMIZERS, SCHEDULES, Solver
 from training.parallel import Crew, launch, launched

@@ -5,11 +5,10 @@ The counting is in `evaluation/complexity.py`. Command line: `python -m benchmar
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from benchmarks.result import write_result
 from common.errors import run_command
-from common.files import whole_file
 from common.flags import Flags
 from evaluation.complexity import count_all, scale_table
 from evaluation.tables import to_markdown
@@ -28,9 +27,7 @@ def main() -> None:
     for line in counted["about_the_paper"]:
         print(f"- {line}")
     if args.out:
-        with whole_file(args.out) as temporary:
-            temporary.write_text(json.dumps(counted, indent=1) + "\n")
-        print(f"wrote {args.out}")
+        write_result(args.out, counted)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Command line: `python -m benchmarks.inference --out results/inference.json`; `--
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -18,10 +17,10 @@ import torch
 from torch import nn
 
 from benchmarks.noise import noise
+from benchmarks.result import write_result
 from benchmarks.timing import Elsewhere, device_name, time_alternately
 from common.device import pick_device
 from common.errors import InputError, run_command
-from common.files import whole_file
 from common.flags import Flags, positive
 from common.progress import progress
 from evaluation import published
@@ -131,7 +130,7 @@ def by_size(scale: int, sides: Iterable[int], device: torch.device, precision: s
 def main() -> None:
     parser = Flags(prog="python -m benchmarks.inference", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/inference.json"), help="JSON for evaluation.paper")
-    parser.add_argument("--rounds", type=int, default=5, help="measured runs of each thing; medians are shown")
+    parser.add_argument("--rounds", type=positive, default=5, help="measured runs of each thing; medians are shown")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     parser.add_argument("--precisions", nargs="+", choices=tuple(PRECISIONS), help="default: fp32 and bf16")
     parser.add_argument("--backends", nargs="+", choices=WAYS, help="default: all that are installed, without compiled")
@@ -141,7 +140,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     device, divide = pick_device(args.device), 4 if args.quick else 1
-    rounds = 2 if args.quick else max(1, args.rounds)
+    rounds = 2 if args.quick else args.rounds
     precisions = args.precisions or ["fp32", "bf16"]
     if args.sides:
         print(to_markdown(growth_table(by_size(2, args.sides, device, precisions[0], rounds))))
@@ -162,9 +161,7 @@ def main() -> None:
         "table9": {"device": f"{device_name(device)}, {precisions[0]}"} | {f"hr_{2 * s}": t for s, t in table9.items()},
         "seconds_by_lr_side_x2": growth,
     }
-    with whole_file(args.out) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"wrote {args.out}")
+    write_result(args.out, content)
 
 
 def tables(compared: dict, table9: dict, growth: dict, device: torch.device, precision: str) -> list[Table]:

@@ -19,17 +19,15 @@ from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmarks.noise import training_noise, write_noise
 from common.errors import InputError, run_command
 from common.files import UNFINISHED
 from common.flags import Flags
 from common.progress import progress
-from dataset.hdf5 import write_hdf5
 from dataset.images import write_png
-from dataset.imresize import imresize
 from model.checkpoint import read_state
 
 STEPS, INTERVAL = 12, 2  # of each run; a checkpoint every other step, so that many kills meet one being written
@@ -70,7 +68,7 @@ def kill_and_compare(kills: int, seed: int, folder: Path, longest: float) -> Tal
     """`kills` kills, each up to `longest` seconds after a start; as many runs one after the other as that takes."""
     CONTEXT.set_forkserver_preload(["train", "torch.utils.tensorboard", "torch._dynamo"])
     moments, tally = random.Random(seed), Tally()
-    data = make_data(folder, seed)
+    data = make_data(folder)
     alone = folder / "alone"
     start(data, alone, folder / "output.txt").join()
     if not (alone / f"cfsrcnn_{STEPS}.pth").exists():
@@ -90,12 +88,11 @@ def kill_and_compare(kills: int, seed: int, folder: Path, longest: float) -> Tal
     return tally
 
 
-def make_data(folder: Path, seed: int) -> list[str]:
-    """A training set of four pictures of noise and a test set of one; the flags that name them."""
-    noise = np.random.default_rng(seed).integers(0, 256, (5, 24, 24, 3), np.uint8)
-    pictures = [imresize(each, 2) for each in noise]
-    write_hdf5(folder / "train.h5", ((hr, {2: lr}) for hr, lr in zip(pictures[1:], noise[1:], strict=True)))
-    write_png(folder / "set/0.png", pictures[0])
+def make_data(folder: Path) -> list[str]:
+    """A training set of four pictures of noise, and a test set of the first of them; the flags that name them."""
+    images = training_noise(4, 24, 24)
+    write_noise(folder / "train.h5", images)
+    write_png(folder / "set/0.png", images.hr[0])
     return ["--train_data_path", str(folder / "train.h5"), "--val_data_dir", str(folder / "set")]
 
 
@@ -196,7 +193,7 @@ def log_of(run: Path) -> list[dict]:
 def main() -> None:
     parser = Flags(prog="python -m benchmarks.kill", description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50, help="how often to kill")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments and the pictures")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument(
         "--longest", type=float, default=2.0, help="seconds after a start at which to kill at the latest"
     )

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import multiprocessing
-import resource
 import sys
 import tempfile
 import time
@@ -24,9 +22,10 @@ import numpy as np
 import torch
 
 from benchmarks.noise import noise, training_noise, write_noise
+from benchmarks.peak import peak
+from benchmarks.result import write_result
 from benchmarks.timing import device_name
 from common.errors import run_command
-from common.files import whole_file
 from common.flags import Flags, positive
 from common.progress import progress
 from dataset.images import write_png
@@ -80,16 +79,6 @@ class Watch:
         """`bound`: MiB more than at the start; by default the peak after a tenth and GROWTH."""
         limit = self.tenth + GROWTH if bound is None else self.start + bound
         return Load(work, time.perf_counter() - self._since, self.start, self.tenth, peak(), limit)
-
-
-def peak() -> float:
-    """MiB of memory that this process has had at most."""
-    status = Path("/proc/self/status")
-    if status.exists():  # of Linux, where `ru_maxrss` begins at what the parent process had
-        line = next(each for each in status.read_text().splitlines() if each.startswith("VmHWM:"))
-        return int(line.split()[1]) / 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MEGABYTE
 
 
 class Watched:
@@ -205,9 +194,7 @@ def main() -> None:
         "device": device_name(CPU),
         **{name: {**asdict(each), "in_bounds": each.in_bounds} for name, each in loads.items()},
     }
-    with whole_file(args.out) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"wrote {args.out}")
+    write_result(args.out, content)
     sys.exit(0 if all(each.in_bounds for each in loads.values()) else 1)
 
 

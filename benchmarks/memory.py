@@ -18,11 +18,12 @@ from PIL import Image
 
 from benchmarks.inference import COMPILED, WAYS, Way, make_net, ours
 from benchmarks.noise import noise
+from benchmarks.peak import peak_in
 from benchmarks.timing import device_name
 from common.device import pick_device
 from common.errors import InputError, run_command
 from common.flags import Flags
-from dataset.hdf5 import SCALES
+from common.scales import SCALES
 from evaluation.inference import PRECISIONS
 from evaluation.tables import Table, to_markdown
 from model.checkpoint import save_state
@@ -45,8 +46,7 @@ def peak_of(folder: Path, scale: int, device: str, way: Way) -> tuple[float, flo
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise InputError(f"upscaling in {precision} with {backend} failed: {(said.splitlines() or ['killed'])[-1]}")
-    unit = 1 if sys.platform == "darwin" else 1 << 10
-    return usage.ru_maxrss * unit / 2**30, time.perf_counter() - start
+    return peak_in(usage) / 1024, time.perf_counter() - start
 
 
 def size(text: str) -> tuple[int, int]:

@@ -7,7 +7,6 @@ Command line: `python -m benchmarks.training --out results/training.json`; `--qu
 
 from __future__ import annotations
 
-import json
 import random
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,11 +19,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.noise import training_noise, write_noise
+from benchmarks.result import write_result
 from benchmarks.timing import Elsewhere, device_name, time_alternately
 from common.device import pick_device
 from common.errors import run_command
-from common.files import whole_file
-from common.flags import Flags
+from common.flags import Flags, positive
 from dataset.hdf5 import TrainingImages
 from dataset.patches import PatchSampler
 from evaluation.tables import Table, to_markdown
@@ -148,14 +147,14 @@ def parts_of_a_step(folder: Path, device: torch.device, precision: str, rounds: 
 def main() -> None:
     parser = Flags(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/training.json"), help="what was measured, as JSON")
-    parser.add_argument("--rounds", type=int, default=10, help="measured runs of each thing; medians are shown")
+    parser.add_argument("--rounds", type=positive, default=10, help="measured runs of each thing; medians are shown")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
     parser.add_argument(
         "--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"], help="of our steps"
     )
     parser.add_argument("--quick", action="store_true", help="two rounds, nothing written: a first look")
     args = parser.parse_args()
-    device, rounds = pick_device(args.device), 2 if args.quick else max(1, args.rounds)
+    device, rounds = pick_device(args.device), 2 if args.quick else args.rounds
 
     with tempfile.TemporaryDirectory() as folder:
         steps = compare_steps(Path(folder), device, args.precisions, rounds)
@@ -167,9 +166,7 @@ def main() -> None:
         print("--quick: nothing written")
         return
     content = {"device": device_name(device), "steps": steps, "sampler": samplers, "parts": parts}
-    with whole_file(args.out) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"wrote {args.out}")
+    write_result(args.out, content)
 
 
 def tables(

@@ -11,7 +11,7 @@ import skimage
 
 from common.errors import InputError, run_command
 from common.flags import Flags
-from dataset.hdf5 import SCALES
+from common.scales import SCALES
 from dataset.prepare import prepare
 
 PHOTOGRAPHS = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")

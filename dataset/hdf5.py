@@ -16,7 +16,6 @@ import numpy as np
 from common.errors import InputError, one_line
 from common.files import PatientFile, whole_file
 
-SCALES = (2, 3, 4)
 MOST_PACKED = 100  # times smaller than its pixels an image may be stored before it is taken for a trap
 
 

@@ -13,7 +13,7 @@ from common.errors import InputError, run_command
 from common.files import whole_folder
 from common.flags import Flags
 from common.progress import progress
-from dataset.hdf5 import SCALES
+from common.scales import SCALES
 from dataset.images import list_images, read_picture, say_conversions, write_png
 from dataset.imresize import EDGES, imresize
 from dataset.verify import verify

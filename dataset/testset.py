@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError
-from dataset.hdf5 import SCALES
+from common.scales import SCALES
 from dataset.images import EXTENSIONS, Picture, list_images, read_picture
 from dataset.imresize import EDGES, imresize
 

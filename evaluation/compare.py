@@ -9,7 +9,7 @@ from PIL import Image
 
 from common.errors import InputError
 from common.progress import progress
-from dataset.hdf5 import SCALES
+from common.scales import SCALES
 from dataset.images import EXTENSIONS, read_rgb
 from dataset.testset import TestPair, TestSet
 from evaluation.benchmark import Result, Row, mean_row

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from dataset.hdf5 import SCALES
+from common.scales import SCALES
 from evaluation import published
 from evaluation.tables import Table
 from model.cfsrcnn import CFSRCNN, FEU

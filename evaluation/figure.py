@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from common.errors import InputError, run_command
 from common.files import whole_file
 from common.flags import Flags
-from dataset.hdf5 import SCALES
+from common.scales import SCALES
 from dataset.images import read_rgb
 from dataset.testset import TestPair
 from evaluation.compare import matching_sr, parse_compare

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.errors import InputError
-from dataset.hdf5 import SCALES
+from common.scales import SCALES
 from dataset.testset import plain_name
 from model.checkpoint import read_state
 from model.names import identify

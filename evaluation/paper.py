@@ -16,7 +16,7 @@ from common.device import pick_device
 from common.errors import run_command
 from common.files import make_folder, whole_file
 from common.flags import Flags
-from dataset.hdf5 import SCALES
+from common.scales import SCALES
 from dataset.testset import TestSet, open_test_set, scales_of
 from evaluation import published
 from evaluation.compare import parse_compare

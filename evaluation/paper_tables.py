@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import InputError
-from dataset.hdf5 import SCALES
+from common.scales import SCALES
 from evaluation import complexity, published
 from evaluation.inventory import SETS, KnownSet
 from evaluation.kept import Figures

@@ -6,7 +6,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset.hdf5 import SCALES
+from common.scales import SCALES
 
 FOLDER = Path(__file__).parent / "published"
 PAPER = "Tian et al., Coarse-to-Fine CNN for Image Super-Resolution, IEEE TMM 23 (2021)"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from common.errors import InputError
+from common.scales import SCALES
 from model.ops import FP32Conv2d, MeanShift, UpsampleBlock
 
 CHANNELS = 64
@@ -112,7 +113,7 @@ class CFSRCNN(nn.Module):
             raise InputError(
                 f"cfsrcnn has no grouped convolutions: --group {group} must be 1 (other models may differ)"
             )
-        if not multi_scale and scale not in (2, 3, 4):
+        if not multi_scale and scale not in SCALES:
             raise InputError(f"cfsrcnn knows the scales 2, 3 and 4 (0: all three in one network), not {scale}")
         self.sub_mean = MeanShift(sub=True)
         self.febs = nn.ModuleList([FEB(k) for k in range(1, FEBS + 1)])

@@ -19,7 +19,7 @@ from common.errors import InputError, one_line, run_command
 from common.files import whole_file
 from common.flags import Flags
 from common.optional import load_package
-from dataset.hdf5 import SCALES
+from common.scales import SCALES
 from model.checkpoint import load_net, only_scale
 from model.ops import MeanShift
 

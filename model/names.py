@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from common.scales import SCALES
+
 State = dict[str, Tensor]
 
 
@@ -52,7 +54,7 @@ def identify(state: State) -> Contents | None:
         return None
     prefix = "cb.upsample." if form == "native" else "upsample."
     if f"{prefix}up2.body.0.weight" in state:
-        return Contents(form, (2, 3, 4))
+        return Contents(form, SCALES)
     first = state.get(f"{prefix}up.body.0.weight")
     if first is None:
         return None

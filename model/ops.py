@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from common.scales import SCALES
+
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)  # RGB mean of the DIV2K training images, [0, 1]
 
 
@@ -66,7 +68,7 @@ class UpsampleBlock(nn.Module):
         super().__init__()
         self.scale, self.multi_scale = scale, multi_scale
         if multi_scale:
-            self.up2, self.up3, self.up4 = (_SubPixel(n_channels, each, group) for each in (2, 3, 4))
+            self.up2, self.up3, self.up4 = (_SubPixel(n_channels, each, group) for each in SCALES)
         else:
             self.up = _SubPixel(n_channels, scale, group)
 
@@ -75,7 +77,7 @@ class UpsampleBlock(nn.Module):
             if scale not in (None, self.scale):
                 raise ValueError(f"this network is for scale {self.scale}, not {scale}")
             return self.up
-        if scale not in (2, 3, 4):
+        if scale not in SCALES:
             raise ValueError(f"a multi-scale network needs a scale of 2, 3 or 4, not {scale}")
         return getattr(self, f"up{scale}")
 

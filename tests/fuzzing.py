@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +17,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from benchmarks.peak import peak
+
 MANY = int(os.environ.get("FUZZ_CASES", "0"))
 SECONDS = 10  # of processor time that a case may take
-MEMORY = 1 << 30  # bytes that all cases of a process together may come to need
+MEMORY = 1024  # MiB that all cases of a process together may come to need
 HANGS = 120  # seconds after which a case of `make fuzz` is taken to hang, and all threads say where they are
 
 tried: dict[str, int] = {}
@@ -41,7 +42,7 @@ def cases(few: int) -> Callable:
 @contextmanager
 def bounded(name: str) -> Iterator[None]:
     """Around a case: neither its time nor the memory of the process may grow out of hand. Counts and tells of progress."""
-    before, start = _peak(), time.process_time()
+    before, start = peak(), time.process_time()
     if MANY:
         faulthandler.dump_traceback_later(HANGS, exit=True, file=sys.__stderr__)
     yield
@@ -50,13 +51,9 @@ def bounded(name: str) -> Iterator[None]:
         tried[name] = tried.get(name, 0) + 1
         if tried[name] % max(1, MANY // 20) == 0:
             print(f"{name}: {tried[name]} of {MANY}", file=sys.__stderr__, flush=True)
-    seconds, grown = time.process_time() - start, _peak() - before
+    seconds, grown = time.process_time() - start, peak() - before
     assert seconds < SECONDS, f"{seconds:.1f} s"
-    assert grown < MEMORY, f"{grown / 2**20:.0f} MiB more"
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert grown < MEMORY, f"{grown:.0f} MiB more"
 
 
 # --- files changed at random ----------------------------------------------------------------------------------------

@@ -90,6 +90,11 @@ def test_the_training_benchmark_compares_steps_samplers_and_parts(monkeypatch, t
     assert "forward and backward" in content["parts"]["fp32"] and "steps/s" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["inference", "training"])
+def test_no_rounds_are_refused(refused, name):
+    refused("--rounds: 0 is not a whole number above zero", "-m", f"benchmarks.{name}", "--rounds", 0)
+
+
 def test_the_memory_benchmark_gives_the_peak_of_the_command(command, refused):
     words = ["-m", "benchmarks.memory", "--device", "cpu", "--precisions", "fp32", "--backends", "torch"]
     outcome = command(*words, "--size", "24x20")

@@ -17,15 +17,6 @@ TRAIN, SAMPLE = "train.py", "tcw_sample.py"
         ([TRAIN, "--lr", "fast"], "--lr: fast is not a number above zero"),
         ([SAMPLE, "--scale", 5], "--scale: invalid choice: 5"),
         (["-m", "model.checkpoint", "convert", "a.pth", "b.pth"], "required: --format"),
-    ],
-)
-def test_a_flag_that_is_not_understood_is_one_line(refused, words, phrase):
-    refused(phrase, *words)
-
-
-@pytest.mark.parametrize(
-    ("words", "phrase"),
-    [
         ([TRAIN, "--lr_schedule", "cosine", "--decay", 1000], "not in halves: leave out --decay"),
         ([TRAIN, "--warmup", 20, "--max_steps", 10], "--warmup 20 is longer than --max_steps 10"),
         ([TRAIN, "--num_gpu", 3, "--batch_size", 2], "must be at least --num_gpu 3"),
@@ -34,7 +25,7 @@ def test_a_flag_that_is_not_understood_is_one_line(refused, words, phrase):
         ([SAMPLE, "--cuda", "--device", "cpu"], "--cuda is --device cuda: leave out --device"),
     ],
 )
-def test_flags_that_do_not_go_together_are_named(refused, words, phrase):
+def test_what_is_not_understood_or_does_not_go_together_gets_one_line(refused, words, phrase):
     refused(phrase, *words)
 
 

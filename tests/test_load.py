@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks import load
+from benchmarks.peak import peak_in
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -53,6 +55,12 @@ def test_what_grows_is_out_of_bounds(monkeypatch):
     for _ in range(20):
         watch()
     assert watch.load("flat").in_bounds and not watch.load("grown").in_bounds
+
+
+@pytest.mark.parametrize(("platform", "unit"), [("linux", 1 << 10), ("darwin", 1)])
+def test_a_peak_is_in_mebibytes_on_every_system(monkeypatch, platform, unit):
+    monkeypatch.setattr("sys.platform", platform)
+    assert peak_in(SimpleNamespace(ru_maxrss=(3 << 20) // unit)) == 3
 
 
 def test_a_part_runs_in_a_process_of_its_own():
