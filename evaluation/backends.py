@@ -1,6 +1,6 @@
 """What runs a network, and in which precision: PyTorch, TorchInductor, or on the CPU ONNX Runtime or OpenVINO. Cuts no tiles.
 
-For the last two the network is exported to ONNX (`model/export.py`) and a stand-in goes into the `Tiler`: same methods, same values.
+For the last two the network is exported to ONNX (`model/export.py`); what runs it has the network's methods, for the `Tiler`.
 """
 
 from __future__ import annotations
