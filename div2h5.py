@@ -8,12 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.errors import InputError, run_command
-from common.flags import Flags, natural
+from common.flags import Flags, checked, natural
 from common.scales import SCALES
 from dataset.imresize import EDGES
 from dataset.pairs import write_training_set
 
 HERE = Path(__file__).parent / "dataset"
+shrinking = checked(float, lambda value: 0.1 <= value < 1, "a number from 0.1 to below 1, such as 0.6")
 DIV2K_PLACES = [HERE / "DIV2K", HERE / "DIV2K_train", HERE]
 
 
@@ -41,11 +42,18 @@ def main() -> None:
         metavar="N",
         help="leave N pictures out, evenly spread, and make a test set OUT_held_out of them to validate on",
     )
+    parser.add_argument(
+        "--shrink",
+        type=shrinking,
+        nargs="+",
+        default=[],
+        help="add each picture at these shares of its size too: sharper",
+    )
     args = parser.parse_args()
 
     source = args.source or find_div2k()
     write_training_set(
-        [source, *args.extra], args.out, sorted(set(args.scales)), args.edge, args.workers, args.hold_out
+        [source, *args.extra], args.out, sorted(set(args.scales)), args.edge, args.workers, args.hold_out, args.shrink
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -22,14 +23,21 @@ from dataset.prepare import say_prepared, write_pairs
 
 @dataclass
 class _Pair:
-    """One HR file and, where they exist, its LR files by scale; no LR files: they are made."""
+    """One HR file and, where they exist, its LR files by scale; no LR files: they are made. `shrink`: HR is shrunk before."""
 
     hr: Path
     lr: dict[int, Path]
+    shrink: float = 1.0
 
 
 def write_training_set(
-    sources: list[Path], out: Path, scales: list[int], edge: str = "clamp", workers: int = 0, hold_out: int = 0
+    sources: list[Path],
+    out: Path,
+    scales: list[int],
+    edge: str = "clamp",
+    workers: int = 0,
+    hold_out: int = 0,
+    shrink: Sequence[float] = (),
 ) -> None:
     """Writes the pictures of all `sources` into the HDF5 file `out`, with a progress bar and a line on what was done.
 
@@ -37,13 +45,14 @@ def write_training_set(
     HR images are cropped to a multiple of the scales and whose LR images are `imresize` of them with the rule `edge`.
     `hold_out` of the pictures, evenly spread, are left out of it and become the test set `held_out_set(out)` instead, for
     choosing among recipes and checkpoints without looking at a published test set.
+    `shrink`: each picture that is left comes again at each of these shares of its size.
     Raises `InputError` naming the file for a missing LR image, sizes that do not match and a broken picture.
     """
     if out.is_dir():
         raise InputError(f"{out} is a folder: name the file to write, such as {out / 'train.h5'}")
     pairs = [pair for source in sources for pair in _find_pairs(source, scales)]
     if not hold_out:
-        _write(pairs, out, scales, edge, workers)
+        _write(pairs, shrink, out, scales, edge, workers)
         return
     pairs, held_out = _split(pairs, hold_out)
     folder, files = held_out_set(out), [pair.hr for pair in held_out]
@@ -51,17 +60,20 @@ def write_training_set(
         raise InputError(f"{folder} exists, where the pictures held out would go: remove it or choose another --out")
     with whole_folder(folder) as unfinished:  # both appear, or none
         write_pairs(files, unfinished, scales, edge)
-        _write(pairs, out, scales, edge, workers)
+        _write(pairs, shrink, out, scales, edge, workers)
     say_prepared(files, folder, scales)
 
 
-def _write(pairs: list[_Pair], out: Path, scales: list[int], edge: str, workers: int) -> None:
+def _write(pairs: list[_Pair], shrink: Sequence[float], out: Path, scales: list[int], edge: str, workers: int) -> None:
+    pairs = pairs + [_Pair(pair.hr, {}, share) for share in shrink for pair in pairs]
     seen: list[tuple[str, Picture]] = []
 
     def read(pair: _Pair) -> tuple[np.ndarray, dict[int, np.ndarray]]:
         picture = read_picture(pair.hr)
-        seen.append((pair.hr.name, picture.without_pixels()))
-        return _read_given(pair, picture.rgb) if pair.lr else _make_lr(pair.hr, picture.rgb, scales, edge)
+        if pair.shrink == 1:
+            seen.append((pair.hr.name, picture.without_pixels()))
+        hr = picture.rgb if pair.shrink == 1 else imresize(picture.rgb, pair.shrink, edge)
+        return _read_given(pair, hr) if pair.lr else _make_lr(pair.hr, hr, scales, edge)
 
     threads = workers or os.cpu_count() or 1
     with in_order(read, pairs, threads) as done, progress(done, len(pairs), out.name, "image") as bar:

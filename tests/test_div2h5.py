@@ -253,6 +253,20 @@ def test_without_flags_div2k_in_the_dataset_folder_becomes_div2k_train_h5(div2k,
         assert set(file) == {"HR", "X2", "X3", "X4"} and len(file["X4"]) == 2
 
 
+def test_pictures_come_again_shrunk(command, refused, pictures, tmp_path):
+    words = ["div2h5.py", "--source", pictures, "--scales", 2, "--out", tmp_path / "train.h5"]
+    assert command(*words, "--shrink", 0.5, "--hold_out", 1).code == 0
+    whole = [read_rgb(file) for file in list_images(pictures)]
+    with h5py.File(tmp_path / "train.h5") as file:
+        hrs = [file["HR"][number][()] for number in sorted(file["HR"], key=int)]
+    kept, count = hrs[: len(whole) - 1], len(whole) - 1
+    assert len(hrs) == 2 * count
+    for hr, small in zip(kept, hrs[count:], strict=True):
+        (source,) = (each for each in whole if np.array_equal(each[: len(hr), : hr.shape[1]], hr))
+        assert np.array_equal(small, imresize(source, 0.5)[: len(small), : small.shape[1]])
+    refused("1.5 is not a number from 0.1 to below 1", *words, "--shrink", 1.5)
+
+
 # --- pictures held out ------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""`make train-x3 PICTURES=FOLDER`: from pictures to weights in one command, which goes on where it stopped."""
+"""`make train-x2 train-x3 PICTURES=FOLDER`: from pictures to weights in one command, which goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, photograph
 from PIL import Image
 
-TINY = ["STEPS_24=2", "STEPS_48=1", "STEPS_X3=1", "WARMUP=1", "PRECISION=fp32", f"RUN={sys.executable}"]
+TINY = ["STEPS_24=2", "STEPS_48=1", "STEPS_48B=1", "STEPS_X3=1", "WARMUP=1", "PRECISION=fp32", f"RUN={sys.executable}"]
 
 
 def make(*words: str) -> subprocess.CompletedProcess[str]:
@@ -30,13 +30,14 @@ def photographs(tmp_path):
 def test_weights_from_a_folder_of_pictures(photographs, tmp_path):
     runs = tmp_path / "runs"
     words = [f"PICTURES={photographs}", f"RUNS={runs}", *TINY]
-    made = make("train-x3", *words)
+    made = make("train-x2", "train-x3", *words)
     assert made.returncode == 0, made.stderr
     log = [json.loads(line) for name in ("x2", "x3") for line in (runs / name / "log.jsonl").read_text().splitlines()]
-    assert [(line["run"], line["step"]) for line in log] == [("cfsrcnn_x2", 2), ("cfsrcnn_x2_48", 1), ("cfsrcnn_x3", 1)]
+    steps = [(line["run"].removeprefix("cfsrcnn_"), line["step"]) for line in log]
+    assert steps == [("x2", 2), ("x2_48", 1), ("x2_48b", 1), ("x3", 1)]
     assert all(line["validation"] for line in log)  # on the pictures held out
 
-    again = make("train-x3", *words)
+    again = make("train-x2", "train-x3", *words)
     assert again.returncode == 0 and "trained" not in again.stdout, again.stdout + again.stderr
 
 
