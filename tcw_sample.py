@@ -11,11 +11,11 @@ from common.flags import Flags
 from common.scales import SCALES
 from dataset.testset import open_test_set
 from evaluation.backends import BACKENDS, ENGINES, pick_precision
+from evaluation.benchmark_run import run_benchmark
 from evaluation.inference import PRECISIONS, BicubicUpscaler, NetworkUpscaler, Upscale
 from evaluation.inventory import hash_files
 from evaluation.metrics import PROTOCOLS
 from evaluation.photos import upscale_photos
-from evaluation.sample import run_benchmark
 from model.checkpoint import load_net
 
 NETWORK_ONLY = ("ckpt_path", "group", "self_ensemble", "precision", "backend", "compile", "tile", "baseline")

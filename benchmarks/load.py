@@ -31,8 +31,8 @@ from common.progress import progress
 from dataset.images import write_png
 from dataset.patches import PatchSampler
 from dataset.testset import open_test_set
+from evaluation.benchmark_run import run_benchmark
 from evaluation.inference import BicubicUpscaler, NetworkUpscaler, Upscale
-from evaluation.sample import run_benchmark
 from evaluation.tables import Table, to_markdown
 from model import build_net
 from model.init import initialise

@@ -42,10 +42,13 @@ class Result:
 Keep = Callable[[TestPair, np.ndarray, np.ndarray], None]
 
 
-def evaluate(upscale: Upscale, test_set: TestSet, keep: Keep | None = None, check_lr: bool = True) -> Result:
-    """Upscales and measures each pair of a test set, `keep(pair, sr, hr)` gets the images; with a progress bar if so.
+def evaluate(
+    upscale: Upscale, test_set: TestSet, keep: Keep | None = None, check_lr: bool = True, bar: str | None = None
+) -> Result:
+    """Upscales and measures each pair of a test set. `InputError` names an unusable pair.
 
-    `check_lr`: find the share of LR values that are not our resize of their HR. `InputError` names an unusable pair.
+    `keep(pair, sr, hr)` gets the images. `check_lr`: find the share of LR values that are not our resize of their HR.
+    `bar`: what a progress bar over the images says; None: there is no bar.
     """
     rows: list[Row] = []
     foreign: list[float] = []
@@ -60,9 +63,9 @@ def evaluate(upscale: Upscale, test_set: TestSet, keep: Keep | None = None, chec
             keep(pair, sr, hr)
 
     pairs = test_set.pairs
-    bar = progress(pairs, desc=f"{test_set.name} x{test_set.scale}", unit="image") if keep else pairs
+    shown = pairs if bar is None else progress(pairs, desc=bar, unit="image")
     with Behind() as behind, in_order(TestPair.read, pairs) as images:
-        for pair, (hr, lr) in zip(bar, images, strict=True):
+        for pair, (hr, lr) in zip(shown, images, strict=True):
             start = time.perf_counter()
             with naming(pair.lr_path or pair.hr_path):
                 sr = upscale(lr)

@@ -12,7 +12,6 @@ import base64
 import io
 import shutil
 import tempfile
-from dataclasses import replace
 from html import escape
 from pathlib import Path
 from string import Template
@@ -46,8 +45,8 @@ def write_report(folder: Path, about: dict, test_set: TestSet, result: Result, l
     path = folder / "report.html"
     with whole_file(path) as temporary, tempfile.TemporaryFile(dir=folder) as pictures:
         embed = Embedder(folder, pictures, limit)
-        shown = replace(test_set, name=f"report on {test_set.name}")  # for the progress bar
-        bicubic = evaluate(BicubicUpscaler(test_set.scale), shown, embed, check_lr=False)
+        bar = f"report on {test_set.name} x{test_set.scale}"
+        bicubic = evaluate(BicubicUpscaler(test_set.scale), test_set, embed, check_lr=False, bar=bar)
         fields = page_fields(about, test_set, result, bicubic, embed)
         before, after = TEMPLATE.read_text(encoding="utf-8").split("$pictures")
         with open(temporary, "wb") as file:

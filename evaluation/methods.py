@@ -6,7 +6,7 @@ has nothing there), and measures it (`measure`). `against` is the row of the pap
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -133,5 +133,5 @@ def make_methods(
 
 
 def _evaluate(method: Method, upscale: Upscale, test_set: TestSet, check_lr: bool) -> Result:
-    shown = replace(test_set, name=f"{method.label}, {test_set.name}")  # what the progress bar says
-    return evaluate(upscale, shown, keep=lambda *_: None, check_lr=check_lr)
+    bar = f"{method.label}, {test_set.name} x{test_set.scale}"
+    return evaluate(upscale, test_set, check_lr=check_lr, bar=bar)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import runpy
 import shutil
+import subprocess
 import sys
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +76,22 @@ def photograph(name: str, height: int, width: int, top: int = 100, left: int = 1
     return image[top : top + height, left : left + width].copy()
 
 
+COLOUR = photograph("astronaut.png", 10, 14)  # and the same in gray
+GRAY = np.asarray(Image.fromarray(COLOUR).convert("L"))
+
+
+def random_images() -> Callable[[int, int], np.ndarray]:
+    """`image = random_images()`: each `image(height, width)` is another one, uint8 HxWx3."""
+    random = np.random.default_rng(0)
+    return lambda height, width: random.integers(0, 256, (height, width, 3), np.uint8)
+
+
+def difference(a: np.ndarray | torch.Tensor, b: np.ndarray | torch.Tensor) -> float:
+    """The largest difference as a share of the largest value of `b`; both of one shape and type."""
+    assert a.shape == b.shape and a.dtype == b.dtype
+    return float(abs(a - b).max() / abs(b).max())
+
+
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory) -> Path:
     """A folder of four small photographs, 72x60 pixels (width x height)."""
@@ -81,6 +99,14 @@ def pictures(tmp_path_factory) -> Path:
     for number, name in enumerate(["astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg"]):
         Image.fromarray(photograph(name, 60, 72)).save(folder / f"{number:04}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def training_set(tmp_path_factory, pictures) -> Path:
+    """The four small photographs as an HDF5 training set with all scales."""
+    path = tmp_path_factory.mktemp("training") / "train.h5"
+    subprocess.run([sys.executable, ROOT / "div2h5.py", "--source", pictures, "--out", path], check=True)
+    return path
 
 
 class PicturesRead:

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import Doubled, photograph
+from conftest import Doubled, difference, photograph
 from torch import nn
 
 from common.errors import InputError
@@ -54,12 +54,6 @@ def openvino():
     if not is_installed(*ENGINES["openvino"].packages):
         pytest.skip("no openvino: pip install -r requirements-backends.txt")
     return pytest.importorskip("openvino")
-
-
-def difference(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest difference as a share of the largest value."""
-    assert a.shape == b.shape and a.dtype == b.dtype == np.float32
-    return float(np.abs(a - b).max() / np.abs(b).max())
 
 
 @pytest.mark.parametrize("options", [{"tile": "auto"}, {"tile": 16}, {"tile": "off", "self_ensemble": True}])

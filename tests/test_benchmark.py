@@ -61,6 +61,14 @@ def test_the_baseline_stands_beside(command, butterfly, checkpoint, tmp_path):
     assert results["bicubic"]["mean"]["psnr"] == expected.psnr
 
 
+def test_a_progress_bar_is_shown_where_it_is_asked_for(butterfly, capsys):
+    test_set = open_test_set(butterfly, 2)
+    evaluate(BicubicUpscaler(2), test_set, keep=lambda *_: None)
+    assert capsys.readouterr().err == ""
+    evaluate(BicubicUpscaler(2), test_set, bar="flying")
+    assert "flying: 100%" in capsys.readouterr().err
+
+
 def test_the_protocol_decides_between_truncating_and_rounding(command, butterfly, checkpoint, tmp_path):
     words = ["--test_data_dir", butterfly, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
     means = {}

@@ -5,16 +5,13 @@ import resource
 import h5py
 import numpy as np
 import pytest
+from conftest import random_images
 
 from common.errors import InputError
 from dataset.hdf5 import read_hdf5, write_hdf5
 
-RANDOM = np.random.default_rng(0)
+image = random_images()
 SIZES = [(4, 6), (8, 2), (3, 3)]  # LR; twice that is the HR size
-
-
-def image(height: int, width: int) -> np.ndarray:
-    return RANDOM.integers(0, 256, (height, width, 3), np.uint8)
 
 
 HR = [image(2 * height, 2 * width) for height, width in SIZES]

@@ -7,7 +7,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from conftest import photograph
+from conftest import difference, photograph
 from torch import nn
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
@@ -26,12 +26,6 @@ def net_at(golden_net):
     """`net_at("x2")`: the network on golden weights, which are of He scale, built once."""
     built = {}
     return lambda kind: built.setdefault(kind, golden_net(kind))
-
-
-def difference(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest difference as a share of the largest value."""
-    assert a.shape == b.shape
-    return float(np.abs(a - b).max() / np.abs(b).max())
 
 
 def both_ways(net: nn.Module, scale: int, lr: np.ndarray, tile: int | str) -> tuple[np.ndarray, np.ndarray]:

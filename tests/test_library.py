@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, photograph
+from conftest import COLOUR, GRAY, ROOT
 from PIL import Image
 
 from common.errors import InputError
@@ -17,8 +17,6 @@ from model import load
 from model.checkpoint import load_net, save_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-COLOUR = photograph("astronaut.png", 10, 14)
-GRAY = np.asarray(Image.fromarray(COLOUR).convert("L"))
 ALPHA = np.linspace(0, 255, 140).reshape(10, 14).astype(np.uint8)
 ARRAYS = {"L": GRAY, "LA": np.dstack([GRAY, ALPHA]), "RGB": COLOUR, "RGBA": np.dstack([COLOUR, ALPHA])}
 

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN
+from conftest import GOLDEN, difference
 from torch import nn
 
 from common.errors import InputError
@@ -26,12 +26,6 @@ def golden():
     """Inputs, outputs and training figures of the authors' network on the golden weights."""
     with np.load(GOLDEN / "network.npz") as file:
         return {name: torch.from_numpy(file[name]) for name in file.files}
-
-
-def difference(a: torch.Tensor, b: torch.Tensor) -> float:
-    """The largest difference as a share of the largest value."""
-    assert a.shape == b.shape
-    return float((a - b).abs().max() / b.abs().max())
 
 
 @pytest.mark.parametrize(("kind", "scale"), KINDS)

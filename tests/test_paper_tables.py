@@ -56,11 +56,11 @@ def words(shelf, tmp_path, monkeypatch, counted, one_thread):
 
 @pytest.fixture
 def measured(monkeypatch):
-    """The names of the test sets that are measured, with the row's name in front, as they come."""
+    """What the progress bars of the measurements say, as they come: the row's name, the test set's and the scale."""
     names = []
 
     def counting(upscale, test_set, **kwargs):
-        names.append(f"{test_set.name} x{test_set.scale}")
+        names.append(kwargs["bar"])
         return evaluate(upscale, test_set, **kwargs)
 
     monkeypatch.setattr(evaluation.methods, "evaluate", counting)

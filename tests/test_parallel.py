@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -15,6 +14,7 @@ import pytest
 import torch
 from conftest import ROOT
 
+from benchmarks.kill import log_of
 from common.errors import InputError
 from model.checkpoint import read_state
 from training.parallel import Crew
@@ -24,11 +24,9 @@ FLAGS = "--patch_size 8 --batch_size 7 --init identity --device cpu --print_inte
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory, pictures) -> list[str]:
+def data(training_set, pictures) -> list[str]:
     """The flags that name a training set and a test set of four small photographs."""
-    path = tmp_path_factory.mktemp("data") / "train.h5"
-    subprocess.run([sys.executable, ROOT / "div2h5.py", "--source", pictures, "--out", path], check=True)
-    return ["--train_data_path", str(path), "--val_data_dir", str(pictures)]
+    return ["--train_data_path", str(training_set), "--val_data_dir", str(pictures)]
 
 
 def start(data: list[str], folder: Path, *flags: str | int) -> subprocess.Popen:
@@ -40,10 +38,6 @@ def start(data: list[str], folder: Path, *flags: str | int) -> subprocess.Popen:
 def finish(process: subprocess.Popen) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=240)
     return process.returncode, out, err
-
-
-def log_of(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import photograph
+from conftest import COLOUR, GRAY
 from PIL import Image
 
 from dataset.imresize import imresize
@@ -34,8 +34,6 @@ def upscaled(command, words, tmp_path):
     return run
 
 
-COLOUR = photograph("astronaut.png", 10, 14)
-GRAY = np.asarray(Image.fromarray(COLOUR).convert("L"))
 ALPHA = np.where(np.arange(14) < 6, 0, np.arange(14) * 18).astype(np.uint8) * np.ones((10, 1), np.uint8)
 
 

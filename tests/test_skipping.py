@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import copy
-import json
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import ROOT
 from torch import nn
 
 import solver
+from benchmarks.kill import log_of
 from model.checkpoint import read_state
 from training.guard import KeptBuffers, careful_average, careful_step, marked
 from training.muon import MuonAndAdam
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GOOD, BAD = torch.tensor(True), torch.tensor(False)
-
-
-@pytest.fixture(scope="module")
-def training_set(tmp_path_factory, pictures):
-    path = tmp_path_factory.mktemp("skipping") / "train.h5"
-    words = [sys.executable, ROOT / "div2h5.py", "--source", pictures, "--out", path, "--scales", "2"]
-    subprocess.run(words, check=True)
-    return path
 
 
 @pytest.fixture
@@ -67,11 +56,6 @@ def spoil(monkeypatch, is_bad, only_gradients: bool = False) -> None:
 def every_third(hr) -> bool:
     """By what is drawn, so that a resumed run meets the same."""
     return int(hr.double().sum() * 255 + 0.5) % 3 == 0
-
-
-def log_of(folder) -> list[dict]:
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{key: line[key] for key in line if key not in ("seconds", "images_per_second")} for line in lines]
 
 
 @pytest.mark.parametrize(("flags", "only_gradients"), [(["--ema", 0.9], False), (["--optimizer", "muon"], True)])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import photograph
+from conftest import photograph, random_images
 from PIL import Image
 
 from common.errors import InputError
@@ -14,7 +14,7 @@ from dataset.images import read_rgb, write_png
 from dataset.imresize import EDGES, imresize
 from dataset.testset import differing_share, open_test_set, scales_of
 
-RANDOM = np.random.default_rng(0)
+image = random_images()
 NAMES = (
     "a",
     "ab",
@@ -23,10 +23,6 @@ NAMES = (
     "10",
     "9",
 )  # sorted, the LR names of EDSR's layout stand in another order: "abx2" < "ax2"
-
-
-def image(height: int, width: int) -> np.ndarray:
-    return RANDOM.integers(0, 256, (height, width, 3), np.uint8)
 
 
 @pytest.fixture

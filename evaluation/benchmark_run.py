@@ -30,7 +30,7 @@ def run_benchmark(upscale: Upscale, test_set: TestSet, folder: Path, run: str, a
         write_png(folder / "SR" / pair.sr_name, sr)
         write_png(folder / "HR" / f"{pair.hr_path.stem}.png", hr)
 
-    result = evaluate(upscale, test_set, keep)
+    result = evaluate(upscale, test_set, keep, bar=f"{test_set.name} x{test_set.scale}")
     bicubic = evaluate(BicubicUpscaler(test_set.scale), test_set, check_lr=False) if baseline else None
     write_results(folder / "results.json", about, result, bicubic)
     print(format_table(result, bicubic))
