@@ -12,8 +12,8 @@ from common.files import folder_inside
 from dataset.images import say_conversions, write_png
 from dataset.testset import TestPair, TestSet
 from evaluation.benchmark import evaluate
-from evaluation.html_report import write_report
-from evaluation.inference import BicubicUpscaler, Upscale
+from evaluation.html_report import REPORT, write_report
+from evaluation.inference import Upscale
 from evaluation.report import format_mean, format_table, write_results
 
 
@@ -31,9 +31,11 @@ def run_benchmark(upscale: Upscale, test_set: TestSet, folder: Path, run: str, a
         write_png(folder / "HR" / f"{pair.hr_path.stem}.png", hr)
 
     result = evaluate(upscale, test_set, keep, bar=f"{test_set.name} x{test_set.scale}")
-    bicubic = evaluate(BicubicUpscaler(test_set.scale), test_set, check_lr=False) if baseline else None
-    write_results(folder / "results.json", about, result, bicubic)
-    print(format_table(result, bicubic))
+    write_results(folder / "results.json", about, result)  # whatever becomes of the report, the figures are kept
+    bicubic = write_report(folder, about, test_set, result)
+    if baseline:
+        write_results(folder / "results.json", about, result, bicubic)
+    print(format_table(result, bicubic if baseline else None))
     print(format_mean(f"{test_set.name} x{test_set.scale} {run}, protocol {about['protocol']}", result))
     if note := say_conversions((pair.hr_path.name, pair.hr_info) for pair in test_set.pairs):
         print(note)
@@ -43,4 +45,4 @@ def run_benchmark(upscale: Upscale, test_set: TestSet, folder: Path, run: str, a
             "another tool, so these figures are not comparable with published ones"
         )
     print(f"SR images: {folder / 'SR'}")
-    print(f"report: {write_report(folder, about, test_set, result)}")
+    print(f"report: {folder / REPORT}")

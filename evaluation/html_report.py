@@ -29,6 +29,7 @@ from evaluation.inference import BicubicUpscaler
 from evaluation.metrics import rgb_to_y
 from evaluation.page import number_cell, readable, shared_fields
 
+REPORT = "report.html"
 LIMIT = 64 << 20  # bytes of embedded pictures, as base64
 ROWS = 256  # of an error map, computed at once
 AMPLIFY = 8  # the error map's last colour stands for 255 / 8, about 32 levels of Y, and more
@@ -37,13 +38,12 @@ FORMATS = {"bicubic_ssim": ".4f", "ssim": ".4f", "gain": "+.2f"}  # all others: 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 
 
-def write_report(folder: Path, about: dict, test_set: TestSet, result: Result, limit: int = LIMIT) -> Path:
-    """Writes `folder`/report.html on a run whose pictures lie in `folder`/SR and /HR, and returns its path.
+def write_report(folder: Path, about: dict, test_set: TestSet, result: Result, limit: int = LIMIT) -> Result:
+    """Writes `folder`/report.html on a run whose pictures lie in `folder`/SR and /HR, and returns bicubic's figures.
 
     `about`: what `results.json` says of the run. Bicubic is made and measured here, one image at a time.
     """
-    path = folder / "report.html"
-    with whole_file(path) as temporary, tempfile.TemporaryFile(dir=folder) as pictures:
+    with whole_file(folder / REPORT) as temporary, tempfile.TemporaryFile(dir=folder) as pictures:
         embed = Embedder(folder, pictures, limit)
         bar = f"report on {test_set.name} x{test_set.scale}"
         bicubic = evaluate(BicubicUpscaler(test_set.scale), test_set, embed, check_lr=False, bar=bar)
@@ -54,7 +54,7 @@ def write_report(folder: Path, about: dict, test_set: TestSet, result: Result, l
             pictures.seek(0)
             shutil.copyfileobj(pictures, file)
             file.write(Template(after).substitute(fields).encode("utf-8", "replace"))
-    return path
+    return bicubic
 
 
 class Embedder:

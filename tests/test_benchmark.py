@@ -61,6 +61,21 @@ def test_the_baseline_stands_beside(command, butterfly, checkpoint, tmp_path):
     assert results["bicubic"]["mean"]["psnr"] == expected.psnr
 
 
+def test_the_baseline_is_computed_once(command, pictures, checkpoint, tmp_path, monkeypatch):
+    upscale, sizes = BicubicUpscaler.__call__, []
+    monkeypatch.setattr(BicubicUpscaler, "__call__", lambda self, lr: sizes.append(lr.shape) or upscale(self, lr))
+    words = ["--test_data_dir", pictures, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
+    assert command("tcw_sample.py", *words, "--baseline").code == 0 and len(sizes) == 4
+
+
+def test_the_figures_are_kept_though_the_report_fails(refused, pictures, checkpoint, tmp_path):
+    folder = tmp_path / "out/net" / pictures.name / "x2"
+    (folder / "report.html").mkdir(parents=True)
+    words = ["--test_data_dir", pictures, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
+    refused("report.html is a folder", "tcw_sample.py", *words, "--baseline")
+    assert len(json.loads((folder / "results.json").read_text())["images"]) == 4
+
+
 def test_a_progress_bar_is_shown_where_it_is_asked_for(butterfly, capsys):
     test_set = open_test_set(butterfly, 2)
     evaluate(BicubicUpscaler(2), test_set, keep=lambda *_: None)

@@ -11,6 +11,7 @@ from benchmarks import load
 from benchmarks.peak import peak_in
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+ROUGHLY = 1  # MiB: Linux counts pages in haste, and its peak of a process may sink by a few
 
 
 def test_each_part_does_its_work_and_its_memory_is_written_down(monkeypatch, tmp_path, capsys):
@@ -37,7 +38,7 @@ def test_each_part_does_its_work_and_its_memory_is_written_down(monkeypatch, tmp
     content = json.loads((tmp_path / "l.json").read_text())
     assert leaving.value.code == 0 and content.keys() == {"device", *load.PARTS}
     assert all(
-        part["in_bounds"] and part["start"] <= part["tenth"] <= part["end"]
+        part["in_bounds"] and part["start"] <= part["tenth"] + ROUGHLY and part["tenth"] <= part["end"] + ROUGHLY
         for name, part in content.items()
         if name != "device"
     )
