@@ -15,7 +15,7 @@ from common.errors import InputError, one_line
 if TYPE_CHECKING:
     from evaluation.pretrained import Pretrained
 
-NOT_MODELS = {"ops", "names", "checkpoint", "export", "init"}
+NOT_MODELS = {"ops", "names", "checkpoint", "export", "init", "bf16"}
 
 
 def model_names() -> list[str]:
