@@ -23,6 +23,7 @@ from common.compiled import compiled
 from common.device import available_memory
 from common.errors import InputError
 from common.files import make_folder
+from common.memory import keep_freed_memory
 from common.progress import progress
 from common.scales import SCALES
 from dataset.hdf5 import read_hdf5
@@ -64,6 +65,8 @@ class Solver:
     def __init__(self, args: argparse.Namespace, crew: Crew):
         self.args, self.crew = args, crew
         self.device = self.crew.device
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if args.batch_size < self.crew.count:
             raise InputError(
                 f"--batch_size {args.batch_size} is the whole batch: too small for {self.crew.count} processes"
