@@ -10,7 +10,16 @@ import pytest
 from conftest import ROOT, photograph
 from PIL import Image
 
-TINY = ["STEPS_24=2", "STEPS_48=1", "STEPS_48B=1", "STEPS_48C=1", "STEPS_X3=1", "WARMUP=1", "PRECISION=fp32", f"RUN={sys.executable}"]
+TINY = [
+    "STEPS_24=2",
+    "STEPS_48=1",
+    "STEPS_48B=1",
+    "STEPS_48C=1",
+    "STEPS_X3=1",
+    "WARMUP=1",
+    "PRECISION=fp32",
+    f"RUN={sys.executable}",
+]
 
 
 def make(*words: str) -> subprocess.CompletedProcess[str]:
