@@ -14,7 +14,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +26,13 @@ CHANNELS = 64  # feature maps that a network is expected to hold per pixel
 EXTRACT_MAPS, REFINE_MAPS = 7, 3  # groups of that many maps that are alive at once, at the LR and at the SR size
 CPU_BUDGET = 1 << 29  # bytes for the activations of a tile at most; a quarter of what is free if that is less
 GPU_BUDGET = 1 << 33  # likewise: more is no faster, and cuDNN's convolutions count their values in 32 bits
+BATCHING = ("cuda", "mps")  # where several tiles at once are faster than one by one
 REFINE_SIDE = 384  # SR pixels, side of a tile of the second stage on the CPU
 LEAST_SIDE = 32  # pixels: CPU convolutions under 20 wide sum in another order, which shows in the last bit
 PROBES = (129, 513, 2049)  # LR pixels, lengths of the strips that `reach` tries
 
 Run = Callable[[Tensor], Tensor]
+Thing = TypeVar("Thing")
 
 
 @runtime_checkable
@@ -45,12 +47,13 @@ class Staged(Protocol):
 class Tiler:
     """Cuts, runs and joins. `tile`: side in LR pixels, "auto" (by free memory) or "off"; `itemsize`: bytes per value.
 
-    On a GPU that runs out of memory the tile is halved and the work goes on.
+    On a GPU tiles go in batches, as large as memory allows; if it runs out of memory the tile is halved and the work goes on.
     """
 
     def __init__(self, net: nn.Module, scale: int, tile: int | str, itemsize: int):
         self._net, self._scale, self._tile, self._itemsize = net, scale, tile, itemsize
         self._side = 0  # of the tiles of the image at hand
+        self._was_full = False  # the GPU has run out of memory
         self._staged = net if isinstance(net, Staged) else None
         self._halos: tuple[int, int] | None = None
 
@@ -65,7 +68,7 @@ class Tiler:
                 return
             except torch.cuda.OutOfMemoryError:
                 pass  # outside of this block the maps that were alive are gone
-            self._tile = self._side // 2
+            self._tile, self._was_full = self._side // 2, True
             if self._tile < CHANNELS:
                 raise InputError("the GPU has too little free memory for a tile of 64 pixels: use --device cpu")
             print(f"the GPU is out of memory: going on with --tile {self._tile}", file=sys.stderr)
@@ -76,27 +79,45 @@ class Tiler:
         tile, inner = self._sides(x)
         self._side = min(tile, max(height, width))
         extract_halo, refine_halo = (0, 0) if max(height, width) <= min(tile, inner) else self._find_halos()
-        for rows in _spans(0, height, tile, extract_halo + refine_halo, height):
-            for columns in _spans(0, width, tile, extract_halo + refine_halo, width):
-                part = x[:, :, rows.begin : rows.end, columns.begin : columns.end]  # its maps are gone before the next
-                yield from self._refine_region(self._extract(part), rows, columns, inner, refine_halo)
+        halo = extract_halo + refine_halo
+        tiles = [(y, x) for y in _spans(0, height, tile, halo, height) for x in _spans(0, width, tile, halo, width)]
+        for some in _groups(tiles, self._at_once(x.device, tiles[0])):
+            parts = _joined([x[:, :, rows.begin : rows.end, columns.begin : columns.end] for rows, columns in some])
+            yield from self._refine_tiles(self._extract(parts), some, inner, refine_halo)  # no name holds the maps
 
-    def _extract(self, part: Tensor) -> tuple[Tensor, ...]:
-        part = _packed(part.float().div_(255))
-        return self._staged.extract(part) if self._staged else (part,)
+    def _at_once(self, device: torch.device, tile: tuple[Span, Span]) -> int:
+        """How many tiles go through the network in one batch; a device that a tile has filled once gets one by one."""
+        if device.type not in BATCHING or self._was_full:
+            return 1
+        height, width = (span.end - span.begin for span in tile)
+        return max(1, _budget(device) // (self._bytes_per_pixel(whole=True) * height * width))
 
-    def _refine_region(
-        self, maps: tuple[Tensor, ...], rows: Span, columns: Span, inner: int, halo: int
+    def _extract(self, parts: Tensor) -> tuple[Tensor, ...]:
+        parts = _packed(parts.float().div_(255))
+        return self._staged.extract(parts) if self._staged else (parts,)
+
+    def _refine_tiles(
+        self, maps: tuple[Tensor, ...], tiles: list[tuple[Span, Span]], inner: int, halo: int
     ) -> Iterator[tuple[slice, slice, Tensor]]:
-        """The second stage over the part of the image that `maps` are of."""
-        scale = self._scale
-        for y in _spans(rows.start - rows.begin, rows.stop - rows.begin, inner, halo, maps[0].shape[2]):
-            for x in _spans(columns.start - columns.begin, columns.stop - columns.begin, inner, halo, maps[0].shape[3]):
-                sr = self._refine([_packed(each[:, :, y.begin : y.end, x.begin : x.end]) for each in maps])
-                top, left = (rows.begin + y.start) * scale, (columns.begin + x.start) * scale
-                height, width = (y.stop - y.start) * scale, (x.stop - x.start) * scale
-                sr = sr[:, :, (y.start - y.begin) * scale :, (x.start - x.begin) * scale :]
-                yield slice(top, top + height), slice(left, left + width), sr[:, :, :height, :width]
+        """The second stage over the tiles that `maps` are of, as many windows at once as there are tiles."""
+        scale, (height, width) = self._scale, maps[0].shape[2:]
+        windows = [
+            (number, y, x)
+            for number, (rows, columns) in enumerate(tiles)
+            for y in _spans(rows.start - rows.begin, rows.stop - rows.begin, inner, halo, height)
+            for x in _spans(columns.start - columns.begin, columns.stop - columns.begin, inner, halo, width)
+        ]
+        high, wide = max(y.end - y.begin for _, y, _ in windows), max(x.end - x.begin for _, _, x in windows)
+        windows = [(number, y.widened(high, height), x.widened(wide, width)) for number, y, x in windows]
+        for some in _groups(windows, len(tiles)):
+            cut = [
+                _joined([each[number : number + 1, :, y.begin : y.end, x.begin : x.end] for number, y, x in some])
+                for each in maps
+            ]
+            for (number, y, x), sr in zip(some, self._refine(list(map(_packed, cut))).split(1), strict=True):
+                rows, columns = tiles[number]
+                placed = rows.place(y, scale), columns.place(x, scale)
+                yield *placed, sr[:, :, y.kept(scale), x.kept(scale)]
 
     def _refine(self, maps: list[Tensor]) -> Tensor:
         sr = self._staged.refine(maps[0], maps[1], self._scale) if self._staged else self._net(maps[0], self._scale)
@@ -115,14 +136,17 @@ class Tiler:
         inner = side // self._scale if self._staged and x.device.type == "cpu" else whole
         if self._tile != "auto":
             return int(self._tile), min(int(self._tile), inner)
-        maps = getattr(self._net, "extract_maps", EXTRACT_MAPS)
-        if inner >= whole:
-            maps = max(maps, EXTRACT_MAPS + REFINE_MAPS * self._scale**2)
-        budget = min(available_memory(x.device) // 4, CPU_BUDGET if x.device.type == "cpu" else GPU_BUDGET)
-        side = math.isqrt(budget // (maps * CHANNELS * self._itemsize))
+        side = math.isqrt(_budget(x.device) // self._bytes_per_pixel(whole=inner >= whole))
         if whole > side:
             side = max(CHANNELS, side - 2 * sum(self._find_halos()))
         return side, min(side, inner)
+
+    def _bytes_per_pixel(self, whole: bool) -> int:
+        """What a tile takes for each LR pixel; `whole`: its second stage too is computed in one piece."""
+        maps = getattr(self._net, "extract_maps", EXTRACT_MAPS)
+        if whole:
+            maps = max(maps, EXTRACT_MAPS + REFINE_MAPS * self._scale**2)
+        return maps * CHANNELS * self._itemsize
 
     def _find_halos(self) -> tuple[int, int]:
         if self._halos is None:
@@ -189,6 +213,11 @@ def _probe(net: nn.Module) -> nn.Module:
     return copy.deepcopy(net).to("cpu", torch.float64).eval()
 
 
+def _budget(device: torch.device) -> int:
+    """Bytes for the activations of what is computed at once."""
+    return min(available_memory(device) // 4, CPU_BUDGET if device.type == "cpu" else GPU_BUDGET)
+
+
 def _packed(x: Tensor) -> Tensor:
     """`x` in channels_last with that form's strides. Whole rows of one image pass as contiguous with the batch stride of
     what they are cut from, for which `--compile` would compile anew.
@@ -196,6 +225,16 @@ def _packed(x: Tensor) -> Tensor:
     _, channels, height, width = x.shape
     strides = channels * height * width, 1, channels * width, channels
     return x.contiguous(memory_format=torch.channels_last).as_strided(x.shape, strides)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """A batch of them; one alone is not copied."""
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _groups(things: list[Thing], count: int) -> Iterator[list[Thing]]:
+    """All of them in turn, `count` at once; fewer at the end."""
+    return (things[first : first + count] for first in range(0, len(things), count))
 
 
 @dataclass(frozen=True)
@@ -207,6 +246,19 @@ class Span:
     begin: int
     end: int
 
+    def widened(self, size: int, length: int) -> Span:
+        """Computes `size` pixels of the `length` there are, at least those of before."""
+        begin = min(self.begin, length - size)
+        return Span(self.start, self.stop, begin, begin + size)
+
+    def place(self, window: Span, scale: int) -> slice:
+        """Where the kept part of a window into this tile stands in the SR image."""
+        return slice((self.begin + window.start) * scale, (self.begin + window.stop) * scale)
+
+    def kept(self, scale: int) -> slice:
+        """Where it stands in the SR of what was computed."""
+        return slice((self.start - self.begin) * scale, (self.stop - self.begin) * scale)
+
 
 def _spans(start: int, stop: int, side: int, halo: int, length: int) -> list[Span]:
     """`start` to `stop` of 0 to `length` in as few spans of at most `side` as it takes, with at least `halo` around them.
@@ -215,7 +267,6 @@ def _spans(start: int, stop: int, side: int, halo: int, length: int) -> list[Spa
     """
     step = math.ceil((stop - start) / math.ceil((stop - start) / side))
     kept = [(each, min(each + step, stop)) for each in range(start, stop, step)]
-    wide = [(max(low - halo, 0), min(high + halo, length)) for low, high in kept]
-    size = min(length, max(LEAST_SIDE, *(end - begin for begin, end in wide)))
-    begins = [min(begin, length - size) for begin, _ in wide]
-    return [Span(*each, begin, begin + size) for each, begin in zip(kept, begins, strict=True)]
+    spans = [Span(low, high, max(low - halo, 0), min(high + halo, length)) for low, high in kept]
+    size = min(length, max(LEAST_SIDE, *(each.end - each.begin for each in spans)))
+    return [each.widened(size, length) for each in spans]

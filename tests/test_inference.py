@@ -80,6 +80,25 @@ def test_automatic_tiles_join_when_memory_is_short(net_at, monkeypatch, scale):
     assert np.array_equal(to_uint8(tiled), to_uint8(whole))
 
 
+@pytest.mark.parametrize(("tile", "height", "width"), [(16, 50, 75), (16, 40, 19), ("auto", 150, 70)])
+def test_tiles_in_batches_join_to_the_whole_image(net_at, monkeypatch, tile, height, width):
+    """As on a GPU, where small tiles go through both stages several at once."""
+    net, batches = net_at("x2"), []
+    monkeypatch.setattr(tiles, "BATCHING", ("cpu",))
+    monkeypatch.setattr(tiles, "CPU_BUDGET", 100 << 20)
+    watched = [
+        part.register_forward_pre_hook(lambda _, args: batches.append(len(args[0]))) for part in (net.eb, net.frb)
+    ]
+    lr = photograph("astronaut.png", height, width)
+    tiled = NetworkUpscaler(net, 2, tile=tile).to_float(lr)
+    for hook in watched:
+        hook.remove()
+    assert max(batches) > 1
+    whole = NetworkUpscaler(net, 2, tile="off").to_float(lr)
+    assert difference(tiled, whole) < 1e-5
+    assert np.array_equal(to_uint8(tiled), to_uint8(whole))
+
+
 class LookLeft(nn.Module):
     """The mean of each LR pixel and the `left` ones before it: a field that is not symmetric."""
 

@@ -43,6 +43,20 @@ def test_the_tile_is_halved_until_it_fits_whatever_else_takes_memory_then(monkey
     assert not capsys.readouterr().err  # the size that fits is kept
 
 
+def test_a_batch_of_tiles_that_does_not_fit_is_taken_apart(monkeypatch, capsys):
+    class Crowded(Narrow):
+        def forward(self, x: Tensor, scale: int) -> Tensor:
+            if x.dtype == torch.float32 and len(x) > 1:
+                raise torch.cuda.OutOfMemoryError("out of memory")
+            return super().forward(x, scale)
+
+    monkeypatch.setattr(tiles, "BATCHING", ("cpu",))
+    lr = photograph("astronaut.png", 300, 280)
+    expected = NetworkUpscaler(Narrow(1000), 2).to_float(lr)
+    np.testing.assert_allclose(NetworkUpscaler(Crowded(1000), 2, tile=150).to_float(lr), expected, rtol=1e-5, atol=1e-5)
+    assert capsys.readouterr().err.splitlines() == ["the GPU is out of memory: going on with --tile 75"]
+
+
 def test_no_memory_for_the_least_tile_is_a_clear_error():
     with pytest.raises(InputError, match=r"too little free memory .* use --device cpu"):
         NetworkUpscaler(Narrow(20), 2)(photograph("astronaut.png", 200, 200))
