@@ -103,7 +103,7 @@ class NetworkUpscaler:
             return to_uint8(self._to_float(lr), self.protocol)
         out = np.empty(self._shape(lr), np.uint8)
         for rows, columns, sr in self._pieces(self._to_tensor(lr)):  # no float image of the whole is ever held
-            out[rows, columns] = to_uint8(_to_numpy(sr), self.protocol)
+            out[rows, columns] = _to_numpy(to_uint8(sr, self.protocol))
         return out
 
     def _to_float(self, lr: np.ndarray) -> np.ndarray:
@@ -118,7 +118,7 @@ class NetworkUpscaler:
     def _float_turn(self, lr: np.ndarray) -> np.ndarray:
         out = np.empty(self._shape(lr), np.float32)
         for rows, columns, sr in self._pieces(self._to_tensor(lr)):
-            out[rows, columns] = _to_numpy(sr)
+            out[rows, columns] = _to_numpy(sr.float())
         return out
 
     def _pieces(self, x: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
@@ -128,7 +128,8 @@ class NetworkUpscaler:
             no_tf32(),
         ):
             for rows, columns, sr in self._tiler.run(x):
-                if not float(sr.abs().amax()) < UNLIMITED:  # infinity may have become that; NaN is under nothing
+                least, most = torch.stack(sr.aminmax()).tolist()  # one look at the GPU for both
+                if not -UNLIMITED < least <= most < UNLIMITED:  # infinity may have become that; NaN is under nothing
                     raise FloatingPointError("the network's output is not finite")
                 yield rows, columns, sr
 
@@ -157,5 +158,5 @@ def _turn(image: np.ndarray, turn: int) -> np.ndarray:
 
 
 def _to_numpy(sr: Tensor) -> np.ndarray:
-    """1x3xHxW -> float32 HxWx3."""
-    return sr[0].permute(1, 2, 0).float().cpu().numpy()
+    """1x3xHxW -> HxWx3 of the same type."""
+    return sr[0].permute(1, 2, 0).cpu().numpy()

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from conftest import GOLDEN, photograph
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -44,6 +45,8 @@ def test_the_protocols_truncate_or_round_and_clamp():
     assert to_uint8(sr).tolist() == [0, 0, 0, 0, 100, 254, 255, 255, 255]
     assert to_uint8(sr, "rounded").tolist() == [0, 0, 0, 1, 100, 255, 255, 255, 255]
     assert to_uint8(sr).dtype == np.uint8
+    for protocol in ("paper", "rounded"):
+        assert torch.equal(to_uint8(torch.from_numpy(sr), protocol), torch.from_numpy(to_uint8(sr, protocol)))
 
 
 def test_measuring_changes_no_input():
