@@ -14,8 +14,9 @@ from common.files import whole_folder
 from common.flags import Flags
 from common.progress import progress
 from common.scales import SCALES
-from dataset.images import list_images, read_picture, say_conversions, write_png
+from dataset.images import read_picture, say_conversions, write_png
 from dataset.imresize import EDGES, imresize
+from dataset.testset import list_hr_images
 from dataset.verify import verify
 
 
@@ -84,7 +85,7 @@ def main() -> None:
     if Path(args.name).name != args.name or args.name in ("", ".", ".."):
         raise InputError(f"--name {args.name!r} must be a plain name, not a path")
     folder = (args.out or Path("dataset")) / args.name
-    prepare(list_images(args.hr), folder, scales or list(SCALES), args.edge or "clamp")
+    prepare(list_hr_images(args.hr), folder, scales or list(SCALES), args.edge or "clamp")
 
 
 if __name__ == "__main__":

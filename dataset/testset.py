@@ -93,11 +93,23 @@ def open_test_set(folder: Path | str, scale: int) -> TestSet:
     elif (folder / "HR").is_dir():
         pairs = _edsr_layout(folder, scale)
     else:
-        pairs = [TestPair(file, None, scale) for file in list_images(folder)]
+        pairs = [TestPair(file, None, scale) for file in list_hr_images(folder)]
     names = [pair.sr_name for pair in pairs]
     if twice := next((pair.hr_path for pair in pairs if names.count(pair.sr_name) > 1), None):
         raise InputError(f"{twice} shares its name with another HR image, but for the ending: rename one of them")
     return TestSet(folder.resolve().name, scale, pairs)
+
+
+def list_hr_images(folder: Path) -> list[Path]:
+    """`list_images` of a folder of HR images. `InputError` where NAME_LR stands beside NAME_HR, to be no HR image itself."""
+    files = list_images(folder)
+    stems = {file.stem for file in files}
+    if pair := next((file for file in files if file.stem.endswith("_HR") and f"{file.stem[:-2]}LR" in stems), None):
+        raise InputError(
+            f"{folder} holds {pair.name} beside its LR image, as a test set has them in its folders x2, x3 and x4: name the "
+            "folder around those, or one of HR images alone"
+        )
+    return files
 
 
 def scales_of(folder: Path) -> list[int]:

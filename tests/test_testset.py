@@ -211,6 +211,14 @@ def test_a_picture_with_another_kind_of_name_is_named(authors):
         open_test_set(authors, 2)
 
 
+def test_the_folder_of_one_scale_is_not_taken_for_one_of_hr_images(authors, refused):
+    """Its LR images would be measured as HR images, too."""
+    with pytest.raises(InputError, match=r"x2 holds 10_SRF_2_HR\.png beside its LR image, .* name the folder around"):
+        open_test_set(authors / "x2", 2)
+    words = ["--name", "Again", "--out", authors.parent]
+    refused("x3 holds 10_SRF_3_HR.png beside its LR image", "-m", "dataset.prepare", "--hr", authors / "x3", *words)
+
+
 # --- LR images of other tools ---------------------------------------------------------------------------------------------
 
 
