@@ -166,7 +166,8 @@ def _edsr_layout(folder: Path, scale: int) -> list[TestPair]:
         found = [place / f"{file.stem}x{scale}{ending}" for ending in (file.suffix, *sorted(EXTENSIONS))]
         lr_path = next((each for each in found if each.is_file()), None)
         if lr_path is None:
-            raise InputError(f"{found[0]} is missing, the LR image of {file.name}")
+            kind = InputError if place.is_dir() else MissingTestSetError
+            raise kind(f"{found[0]} is missing, the LR image of {file.name}")
         pairs.append(TestPair(file, lr_path, scale))
     used = {pair.lr_path for pair in pairs}
     if orphan := next((file for file in list_images(place) if file not in used), None):

@@ -12,7 +12,7 @@ from PIL import Image
 from common.errors import InputError
 from dataset.images import read_rgb, write_png
 from dataset.imresize import EDGES, imresize
-from dataset.testset import differing_share, open_test_set, scales_of
+from dataset.testset import MissingTestSetError, differing_share, open_test_set, scales_of
 
 image = random_images()
 NAMES = (
@@ -177,7 +177,7 @@ def test_a_missing_scale_is_an_error_that_tells_those_there_are(authors, edsr):
 
 
 def test_a_missing_scale_of_edsrs_layout_is_an_error(edsr):
-    with pytest.raises(InputError, match=r"X4/10x4\.png is missing, the LR image of 10\.png"):
+    with pytest.raises(MissingTestSetError, match=r"X4/10x4\.png is missing, the LR image of 10\.png"):
         open_test_set(edsr, 4)
 
 
