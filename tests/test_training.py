@@ -170,6 +170,12 @@ def test_a_gpu_out_of_memory_is_one_line(train, monkeypatch):
     assert outcome.code == 2 and "at step 1: use a smaller --batch_size" in outcome.err
 
 
+def test_main_memory_that_runs_out_is_one_line(train, monkeypatch):
+    monkeypatch.setattr(Solver, "train_step", lambda solver: torch.empty(1 << 50))
+    outcome = train("run", "--max_steps", 5)
+    assert outcome.code == 2 and "error: out of memory" in outcome.err and "Traceback" not in outcome.err
+
+
 def test_lines_of_others_stay_in_the_log(train, tmp_path):
     assert train("run", "--max_steps", 1).code == 0
     with (tmp_path / "run/log.jsonl").open("a") as log:
