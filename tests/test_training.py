@@ -185,6 +185,17 @@ def test_lines_of_others_stay_in_the_log(train, tmp_path):
     assert lines[1:3] == ['{"note": "by hand"}', "7"] and [json.loads(lines[i])["step"] for i in (0, 3)] == [1, 2]
 
 
+def test_bytes_that_are_no_text_do_not_stop_a_run_that_goes_on(train, tmp_path):
+    assert train("run", "--max_steps", 1).code == 0
+    note = '{"note": "\u2028"}\n'.encode()
+    with (tmp_path / "run/log.jsonl").open("ab") as log:
+        log.write(note + b"\xff\xfe\x00\n")
+    outcome = train("run", "--max_steps", 2, "--resume")
+    assert outcome.code == 0, outcome.err
+    lines = (tmp_path / "run/log.jsonl").read_bytes().splitlines(True)
+    assert lines[1] == note and [json.loads(line).get("step") for line in lines] == [1, None, 2]
+
+
 def test_pretrained_weights_of_another_scale_are_all_taken_but_the_upsampler(train, tmp_path):
     train("x2", "--max_steps", 1)
     outcome = train("x4", "--max_steps", 1, "--scale", 4, "--pretrained", tmp_path / "x2/cfsrcnn_1.pth", "--lr", 1e-12)
