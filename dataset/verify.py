@@ -110,7 +110,10 @@ def _why_lr(seen: list[Seen], hr_is_right: bool) -> str:
 
 def _same(seen: list[Seen], kind: str, sha256: str) -> bool:
     """Whether the images are those of the hash, in file-name order or, for names without leading zeros, in number order."""
-    orders = seen, sorted(seen, key=lambda each: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", each.name)])
+    orders = (
+        seen,
+        sorted(seen, key=lambda each: [int(x) if x.isdecimal() else x for x in re.split(r"(\d+)", each.name)]),
+    )
     return any(
         hashlib.sha256(b"".join(getattr(each, kind) for each in order)).hexdigest() == sha256 for order in orders
     )
