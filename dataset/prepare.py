@@ -6,7 +6,6 @@ Command line: `python -m dataset.prepare --hr FOLDER --name NAME --scales 2 3 4`
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 
 from common.errors import InputError, run_command
@@ -15,8 +14,8 @@ from common.flags import Flags
 from common.progress import progress
 from common.scales import SCALES
 from dataset.images import read_picture, say_conversions, write_png
-from dataset.imresize import EDGES, imresize
-from dataset.testset import list_hr_images
+from dataset.imresize import EDGES
+from dataset.testset import list_hr_images, make_pair
 from dataset.verify import verify
 
 
@@ -44,12 +43,9 @@ def write_pairs(hr_files: list[Path], folder: Path, scales: list[int], edge: str
             for file in progress(hr_files, desc=f"LR and HR at x{scale}", unit="image"):
                 picture = read_picture(file)
                 pictures.append((file.name, picture.without_pixels()))
-                height, width = (size // scale * scale for size in picture.rgb.shape[:2])
-                if not height or not width:
-                    raise InputError(f"{file} is smaller than {scale}x{scale}: remove it")
-                hr = picture.rgb[:height, :width]
+                hr, lr = make_pair(file, picture.rgb, scale, edge)
                 write_png(unfinished / f"{file.stem}_SRF_{scale}_HR.png", hr)
-                write_png(unfinished / f"{file.stem}_SRF_{scale}_LR.png", imresize(hr, Fraction(1, scale), edge))
+                write_png(unfinished / f"{file.stem}_SRF_{scale}_LR.png", lr)
     if note := say_conversions(pictures[: len(hr_files)]):
         print(note)
 

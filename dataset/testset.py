@@ -46,10 +46,7 @@ class TestPair:
         picture, scale = read_picture(self.hr_path), self.scale
         hr, self.hr_info = picture.rgb, picture.without_pixels()
         if self.lr_path is None:
-            hr = hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale]
-            if hr.size == 0:
-                raise InputError(f"{self.hr_path} is smaller than {scale}x{scale}: remove it")
-            return hr, imresize(hr, Fraction(1, scale))
+            return make_pair(self.hr_path, hr, scale)
         lr = read_picture(self.lr_path).rgb
         height, width = lr.shape[0] * scale, lr.shape[1] * scale
         if not (0 <= hr.shape[0] - height < scale and 0 <= hr.shape[1] - width < scale):
@@ -98,6 +95,17 @@ def open_test_set(folder: Path | str, scale: int) -> TestSet:
     if twice := next((pair.hr_path for pair in pairs if names.count(pair.sr_name) > 1), None):
         raise InputError(f"{twice} shares its name with another HR image, but for the ending: rename one of them")
     return TestSet(folder.resolve().name, scale, pairs)
+
+
+def make_pair(path: Path, hr: np.ndarray, scale: int, edge: str = "clamp") -> tuple[np.ndarray, np.ndarray]:
+    """The picture `hr`, uint8 HxWx3, cropped to a multiple of `scale`, and LR, which `imresize` makes of it.
+
+    Raises `InputError` naming `path`, its file, where it is smaller than `scale`.
+    """
+    hr = hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale]
+    if hr.size == 0:
+        raise InputError(f"{path} is smaller than {scale}x{scale}: remove it")
+    return hr, imresize(hr, Fraction(1, scale), edge)
 
 
 def list_hr_images(folder: Path) -> list[Path]:
