@@ -37,8 +37,8 @@ class Seen:
 def verify(folder: Path, scales: list[int] | None = None) -> None:
     """Prints for each scale (None: all that are there) and for HR and LR apart whether it is as published, or what is not.
 
-    `InputError`, after all is printed, if anything differs or nothing could be compared; at once for a set of which
-    nothing is known and for a scale that is not there.
+    `InputError`, after all is printed, if anything differs, a scale is not there or nothing could be compared; at once for a
+    set of which nothing is known and for a folder that is not there.
     """
     name, published = published_set(real(folder).name)
     if not folder.is_dir():
