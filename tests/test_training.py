@@ -222,6 +222,13 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_last_good_checkpo
     assert sorted((file.name, file.read_bytes()) for file in (tmp_path / "run").glob("*.p*")) == before
 
 
+def test_weights_that_outgrow_the_validation_are_one_line_with_what_to_do(train, tmp_path):
+    outcome = train("run", "--max_steps", 5, "--lr", 1e30, "--print_interval", 1)
+    assert outcome.code == 2 and "step 1 cannot be validated (the network's output is not finite" in outcome.err
+    assert "nothing was saved before; if the weights grow without bound, try a lower --lr" in outcome.err
+    assert not list((tmp_path / "run").glob("*.p*"))
+
+
 def test_images_smaller_than_the_patch_are_named(refused, training_set, tmp_path):
     message = refused(
         "--patch_size 40 is larger",
