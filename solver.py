@@ -360,5 +360,6 @@ class Solver:
         if missing:
             self._say(f"training without {'some ' if test_sets else ''}validation: {missing[0]}")
         for test_set in test_sets:  # a pair that cannot be measured is said now, not when an interval would be lost
-            evaluate(BicubicUpscaler(test_set.scale), test_set, check_lr=False)
+            bar = f"checking {test_set.name} x{test_set.scale}" if self.crew.first else None
+            evaluate(BicubicUpscaler(test_set.scale), test_set, check_lr=False, bar=bar)
         return test_sets
