@@ -34,9 +34,10 @@ def prepare(hr_files: list[Path], folder: Path, scales: list[int], edge: str = "
 
 def write_pairs(hr_files: list[Path], folder: Path, scales: list[int], edge: str) -> None:
     """What `prepare` writes, into an empty folder; says nothing but what it had to convert."""
-    stems = [file.stem for file in hr_files]
-    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
-        raise InputError(f"two pictures are called {twice}: rename one of them")
+    by_stem: dict[str, Path] = {}
+    for file in hr_files:
+        if (other := by_stem.setdefault(file.stem, file)) is not file:
+            raise InputError(f"two pictures are called {file.stem} ({other} and {file}): rename one of them")
     pictures = []
     for scale in scales:
         with whole_folder(folder / f"x{scale}") as unfinished:
