@@ -233,15 +233,25 @@ class Solver:
     def validate(self) -> dict[str, dict[str, float]]:
         """PSNR (dB) and SSIM of the weights as they would be saved, by the benchmark's code: {"x2": {"psnr", "ssim"}}.
 
-        The images are shared out over the processes; the means are the same whatever their number.
+        The images are shared out over the processes; the means are the same whatever their number. `InputError`, in all
+        processes, if one of them cannot measure its images.
         """
         net, figures = self.ema_net or self.net, {}
         for number, test_set in enumerate(self.test_sets):
             upscale = NetworkUpscaler(net, test_set.scale, self.device)
-            if self.crew.first and number == 0:
-                self._log.picture(self.step, upscale(test_set.pairs[0].read()[1]))
             own = replace(test_set, pairs=test_set.pairs[self.crew.share(len(test_set))])
-            rows = evaluate(upscale, own, check_lr=False).rows if own.pairs else []
+            rows, refusal = [], ""
+            try:
+                if self.crew.first and number == 0:
+                    self._log.picture(self.step, upscale(test_set.pairs[0].read()[1]))
+                rows = evaluate(upscale, own, check_lr=False).rows if own.pairs else []
+            except InputError as error:  # the others wait for this process, and the first alone can say why
+                refusal = str(error)
+            if refusals := list(filter(None, self.crew.gather([refusal]))):
+                raise InputError(
+                    f"step {self.step} cannot be validated ({refusals[0]}): {self._last_good()}; if the weights grow without "
+                    "bound, try a lower --lr or --clip"
+                )
             quality = mean_row(self.crew.gather(rows)).quality
             figures[f"x{test_set.scale}"] = {"psnr": quality.psnr, "ssim": quality.ssim}
         net.train()
@@ -266,12 +276,14 @@ class Solver:
             self._window.append((loss, norm))
             self._skipped_in_a_row = 0 if math.isfinite(norm) else self._skipped_in_a_row + 1
             if self._skipped_in_a_row > MOST_SKIPPED_IN_A_ROW:
-                there = self.state.path.exists()
-                good = f"the last good state is {self.state.path}" if there else "nothing was saved before"
                 raise InputError(
                     f"the loss is {loss:.4g} and the gradient norm {norm:.4g} at step {first + number}, the "
-                    f"{self._skipped_in_a_row}th in a row that is not finite: {good}; try a lower --lr or --clip"
+                    f"{self._skipped_in_a_row}th in a row that is not finite: {self._last_good()}; try a lower --lr or --clip"
                 )
+
+    def _last_good(self) -> str:
+        there = self.state.path.exists()
+        return f"the last good state is {self.state.path}" if there else "nothing was saved before"
 
     def _say(self, line: str, file: TextIO | None = None) -> None:
         if self.crew.first:
@@ -348,5 +360,6 @@ class Solver:
         if missing:
             self._say(f"training without {'some ' if test_sets else ''}validation: {missing[0]}")
         for test_set in test_sets:  # a pair that cannot be measured is said now, not when an interval would be lost
-            evaluate(BicubicUpscaler(test_set.scale), test_set, check_lr=False)
+            bar = f"checking {test_set.name} x{test_set.scale}" if self.crew.first else None
+            evaluate(BicubicUpscaler(test_set.scale), test_set, check_lr=False, bar=bar)
         return test_sets

@@ -21,9 +21,12 @@ def pick_device(name: str) -> torch.device:
     if name == "mps" and not torch.backends.mps.is_available():
         raise InputError("--device mps: PyTorch finds no Apple GPU here; use --device cpu or auto")
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError:
         raise InputError(f"there is no device {name!r}: use cpu, cuda, mps or auto") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"there is no device {name!r}: the CUDA GPUs here are 0 to {torch.cuda.device_count() - 1}")
+    return device
 
 
 def fast_precision(device: torch.device) -> str:

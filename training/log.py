@@ -58,18 +58,18 @@ class TrainingLog:
 
     def _drop_after(self, step: int) -> None:
         kept = []
-        for line in self._path.read_text().splitlines():
+        for line in self._path.read_bytes().splitlines():
             try:
                 entry = json.loads(line)
                 later = entry["run"] == self._name and entry["step"] > step
-            except ValueError:  # cut off by a crash
+            except ValueError:  # cut off by a crash, or no text at all
                 continue
             except (KeyError, TypeError):  # not written by us
                 later = False
             if not later:
-                kept.append(line + "\n")
+                kept.append(line + b"\n")
         with whole_file(self._path) as temporary:
-            temporary.write_text("".join(kept))
+            temporary.write_bytes(b"".join(kept))
 
 
 def _append(path: Path, line: str) -> None:
