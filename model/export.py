@@ -62,12 +62,14 @@ class _FEBWithoutConcatenation(nn.Module):
 
     def __init__(self, feu: nn.Module, cu: CU):
         super().__init__()
-        self.feu, self.cu = feu, cu
+        self.feu = feu
+        of_previous, of_feu = cu.weight.detach().chunk(2, 1)  # 64x128x1x1 -> twice 64x64x1x1
+        self.of_previous, self.of_feu = nn.Parameter(of_previous.clone()), nn.Parameter(of_feu.clone())
 
-    def forward(self, x: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, previous: Tensor, feu_sum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         feu = self.feu(x)
-        of_previous, of_feu = self.cu.weight.chunk(2, 1)  # 64x128x1x1 -> twice 64x64x1x1
-        return relu(conv2d(relu(previous), of_previous) + conv2d(relu(feu), of_feu)), feu
+        rectified = relu(feu)
+        return relu(conv2d(previous, self.of_previous) + conv2d(rectified, self.of_feu)), rectified, feu_sum + feu
 
 
 def to_onnx(net: nn.Module, scale: int, stage: str = "forward") -> bytes:
