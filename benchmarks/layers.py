@@ -6,6 +6,7 @@ Command line: `python -m benchmarks.layers --scale 2 --precision bf16`.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 
 import numpy as np
@@ -52,6 +53,7 @@ def in_pytorch(net: nn.Module, scale: int, lr: Tensor, precision: str, rounds: i
     net = net.to(memory_format=torch.channels_last)
     with torch.inference_mode(), torch.autocast("cpu", PRECISIONS[precision], enabled=precision != "fp32"):
         net(lr, scale)
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own log, of GPUs that it looks for
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
             for _ in range(rounds):
                 net(lr, scale)

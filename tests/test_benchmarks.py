@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import inference, training
+from benchmarks import inference, layers, training
 from benchmarks.noise import noise
 from benchmarks.timing import time_alternately
 from common.errors import InputError
@@ -111,3 +111,15 @@ def test_the_compiled_network_has_a_row_where_it_is_asked_for():
         "bf16 compiled": ("bf16", "compiled"),
     }
     assert all(backend != "compiled" for _, backend in inference.ours(cpu, ["fp32"], None).values())
+
+
+def test_the_time_of_an_image_is_told_by_kind_of_operation(monkeypatch, capsys):
+    monkeypatch.setattr(layers, "SIDES", {2: 32})
+    monkeypatch.setattr("sys.argv", ["x", "--scale", "2", "--precision", "fp32", "--rounds", "1"])
+    layers.main()
+    heading, *rows = (line for line in capsys.readouterr().out.splitlines() if line.startswith("|"))
+    cells = {cell[1].strip(): cell[2:-1] for cell in (row.split("|") for row in rows[1:])}
+    assert "PyTorch ms" in heading and list(cells) == [*layers.KINDS, layers.OTHER]
+    for way in zip(*cells.values(), strict=True):
+        milliseconds = [float(each.split()[0]) for each in way]
+        assert milliseconds[0] > 0 and min(milliseconds) >= 0
