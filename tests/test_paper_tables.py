@@ -110,11 +110,12 @@ def test_a_second_run_measures_nothing(command, words, measured, tmp_path):
     outcome = command(*words)
     assert len(measured) == 2 and outcome.out.count(", kept") == 2
     assert (tmp_path / "out/tables.md").read_text() == first
-    next((tmp_path / "out/measured").glob("*bicubic*")).write_text("{")  # cut off by a crash
-    command(*words)
-    assert measured[2:] == ["Bicubic, Set5 x2"]
+    for number, torn in enumerate((b"{", b"\xff", b"[" * 100_000), 1):  # cut off by a crash, or no result at all
+        next((tmp_path / "out/measured").glob("*bicubic*")).write_bytes(torn)
+        assert command(*words).code == 0
+        assert measured[2:] == ["Bicubic, Set5 x2"] * number
     command(*words, "--fresh")
-    assert len(measured) == 5
+    assert len(measured) == 7
 
 
 def test_what_changed_is_measured_again(command, words, measured, shelf, tmp_path):
@@ -238,8 +239,9 @@ def test_run_times_come_from_the_benchmarks_file(command, refused, words, tmp_pa
     (tmp_path / "out/inference.json").write_text(json.dumps({"table9": seconds}))
     command(*words)
     assert "| **CFSRCNN (measured on a CPU)** | 0.5123 | 2 | 8.25 |" in (tmp_path / "out/table9_runtime.md").read_text()
-    (tmp_path / "out/inference.json").write_text("{}")
-    refused("inference.json has no run-times for Table IX", *words)
+    for bad in (b"{}", b"\xff", b"[" * 100_000, b'{"table9": {"device": "", "hr_256": 1' + b"0" * 400 + b"}}"):
+        (tmp_path / "out/inference.json").write_bytes(bad)
+        refused("inference.json has no run-times for Table IX", *words)
 
 
 def test_the_papers_numbers_are_all_there():
