@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -194,6 +195,24 @@ def test_a_run_that_stands_is_not_overwritten(train, refused, training_set, tmp_
     refused("go on with --resume", *words, "--max_steps", 2)
     refused("--batch_size 2, not 3", *words, "--resume", "--batch_size", 3)
     assert (tmp_path / "run/cfsrcnn_1.pth").read_bytes() == before
+
+
+def test_weights_whose_state_is_gone_are_not_overwritten_unasked(train, tmp_path):
+    train("run", "--max_steps", 1)
+    (tmp_path / "run/cfsrcnn_latest.train.pt").unlink()
+    before = (tmp_path / "run/cfsrcnn_1.pth").read_bytes()
+    flags = ["--max_steps", 1, "--pretrained", tmp_path / "run/cfsrcnn_1.pth"]
+    outcome = train("run", *flags)
+    assert outcome.code == 2 and "cfsrcnn_1.pth is of an earlier run" in outcome.err
+    assert (tmp_path / "run/cfsrcnn_1.pth").read_bytes() == before
+    assert train("run", *flags, "--ckpt_name", "cfsr").code == train("run", *flags, "--resume").code == 0
+
+
+def test_a_state_that_is_a_pipe_is_not_waited_for(train, tmp_path):
+    (tmp_path / "run").mkdir()
+    os.mkfifo(tmp_path / "run/cfsrcnn_latest.train.pt")
+    outcome = train("run", "--max_steps", 1, "--resume")
+    assert outcome.code == 2 and "cfsrcnn_latest.train.pt is no ordinary file" in outcome.err
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_last_good_checkpoint(train, tmp_path):
