@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -54,6 +55,18 @@ def learning_rate(step: int, args: argparse.Namespace) -> float:
     """The rate of step 0, 1, ...: by the schedule of `args.lr_schedule`, after a linear warm-up."""
     warm = min(1.0, (step + 1) / args.warmup) if args.warmup else 1.0
     return warm * args.lr * SCHEDULES[args.lr_schedule](step, args)
+
+
+class _StopAskedError(Exception):
+    """A signal came while the test sets were measured."""
+
+
+class _Stoppable(NetworkUpscaler):
+    before_each: Callable[[], None]
+
+    def __call__(self, lr: np.ndarray) -> np.ndarray:
+        self.before_each()
+        return super().__call__(lr)
 
 
 class Solver:
@@ -139,11 +152,13 @@ class Solver:
         """Step after step, until the last one or until all processes know that they are to stop."""
         args = self.args
         since, images_done = time.perf_counter(), 0
+        if self._window and self._at_interval():  # the run was stopped while it measured the test sets
+            self._finish_interval(0.0)
         while self.step < args.max_steps and not self._stopped_by:
             self._pending.append(self.train_step())
             images_done += args.batch_size
             self._bar.update()
-            at_interval = self.step % args.print_interval == 0 or self.step == args.max_steps
+            at_interval = self._at_interval()
             asked = self._asked_to_stop and self.crew.count == 1  # several must first agree on the step
             if at_interval or asked or self.device.type != "cuda" or self.step % CUDA_CHECK_INTERVAL == 0:
                 self._look_at_losses()
@@ -158,6 +173,9 @@ class Solver:
             self.seconds += time.perf_counter() - since
             self._look_at_losses()
             self._save_latest()
+
+    def _at_interval(self) -> bool:
+        return self.step % self.args.print_interval == 0 or self.step == self.args.max_steps
 
     def train_step(self) -> tuple[Tensor, Tensor]:
         """One step on one batch; returns the loss and the gradient norm before clipping, on the device.
@@ -214,15 +232,19 @@ class Solver:
             "images_per_second": round(rate, 2),
             "seconds": round(self.seconds, 1),
         }
-        self._window = []
         line = f"step {self.step}: loss {math.nan if loss is None else loss:.5f}"
         if skipped:
             values["skipped"] = skipped
             line += f", {skipped} steps skipped, their gradients were not finite"
         sound = not self._skipped_in_a_row  # or else the weights may be the reason: nothing good is overwritten by them
         if self.test_sets and sound:
-            values["validation"] = validated = self.validate()
+            try:
+                values["validation"] = validated = self.validate()
+            except _StopAskedError:  # it is measured again after --resume
+                self._stopped_by = self._asked_to_stop
+                return
             line += "".join(f", {at} {q['psnr']:.2f}/{q['ssim']:.4f}" for at, q in validated.items())
+        self._window = []
         if self.crew.first:
             self._bar.write(line)
             self._log.write(self.step, values)
@@ -233,19 +255,26 @@ class Solver:
     def validate(self) -> dict[str, dict[str, float]]:
         """PSNR (dB) and SSIM of the weights as they would be saved, by the benchmark's code: {"x2": {"psnr", "ssim"}}.
 
-        The images are shared out over the processes; the means are the same whatever their number.
+        The images are shared out over the processes; the means are the same whatever their number. A process that is
+        alone and asked to stop does so after the image at hand, by `_StopAskedError`.
         """
         net, figures = self.ema_net or self.net, {}
-        for number, test_set in enumerate(self.test_sets):
-            upscale = NetworkUpscaler(net, test_set.scale, self.device)
-            if self.crew.first and number == 0:
-                self._log.picture(self.step, upscale(test_set.pairs[0].read()[1]))
+        for test_set in self.test_sets:
+            upscale = _Stoppable(net, test_set.scale, self.device)
+            upscale.before_each = self._check_stop
             own = replace(test_set, pairs=test_set.pairs[self.crew.share(len(test_set))])
             rows = evaluate(upscale, own, check_lr=False).rows if own.pairs else []
             quality = mean_row(self.crew.gather(rows)).quality
             figures[f"x{test_set.scale}"] = {"psnr": quality.psnr, "ssim": quality.ssim}
+        if self.crew.first:
+            first = self.test_sets[0]
+            self._log.picture(self.step, NetworkUpscaler(net, first.scale, self.device)(first.pairs[0].read()[1]))
         net.train()
         return figures
+
+    def _check_stop(self) -> None:
+        if self._asked_to_stop and self.crew.count == 1:
+            raise _StopAskedError
 
     def _look_at_losses(self) -> None:
         """Moves pending losses and norms to the host. `InputError` if too many steps in a row were skipped.

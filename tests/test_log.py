@@ -7,8 +7,11 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks.kill import board_of
+from benchmarks.kill import board_of, log_of
+from evaluation.inference import NetworkUpscaler
+from model.checkpoint import read_state
 from solver import Solver
 from training.log import TrainingLog
 from training.run_state import RunState
@@ -25,7 +28,8 @@ def train(command, training_set, tmp_path):
 
 
 def logged(folder: Path) -> list[int]:
-    return [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
+    path = folder / "log.jsonl"
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def test_after_sigterm_no_step_stands_twice_and_none_is_missing(train, tmp_path, monkeypatch):
@@ -41,6 +45,31 @@ def test_after_sigterm_no_step_stands_twice_and_none_is_missing(train, tmp_path,
     monkeypatch.undo()
     assert train("--max_steps", 6, "--resume").code == 0
     assert logged(tmp_path / "run") == [step for step, _ in board_of(tmp_path / "run")["loss"]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_stop_while_the_test_set_is_measured_loses_no_line(train, pictures, tmp_path, monkeypatch):
+    flags = ["--max_steps", 4, "--print_interval", 2, "--val_data_dir", pictures]
+    assert train(*flags, "--ckpt_dir", tmp_path / "whole").code == 0
+    measured, upscale = [], NetworkUpscaler.__call__
+
+    def stop(self, lr):
+        measured.append(lr)
+        if len(measured) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return upscale(self, lr)
+
+    for step in (2, 4):
+        measured.clear()
+        monkeypatch.setattr(NetworkUpscaler, "__call__", stop)
+        outcome = train(*flags, "--resume")
+        assert outcome.code == 130 and f"is saved as of step {step}, go on with --resume" in outcome.err, outcome
+        assert len(measured) == 2 and logged(tmp_path / "run") == [2] * (step == 4)
+        monkeypatch.undo()
+        assert train(*flags, "--max_steps", step, "--resume").code == 0
+    assert log_of(tmp_path / "run") == log_of(tmp_path / "whole")
+    assert board_of(tmp_path / "run") == board_of(tmp_path / "whole")
+    weights = [read_state(tmp_path / name / "cfsrcnn_4.pth") for name in ("run", "whole")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
 
 
 def test_steps_written_after_the_last_state_are_replaced(train, tmp_path, monkeypatch):

@@ -95,6 +95,25 @@ def test_resume_goes_on_bit_for_bit(train, tmp_path, monkeypatch, flags):
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_run_within_ten_seconds_with_one_line(training_set, tmp_path, number, code):
+    words = [sys.executable, ROOT / "train.py", "--train_data_path", training_set, "--val_data_dir", "none"]
+    words += ["--ckpt_dir", tmp_path, *SMALL, "--max_steps", 100_000, "--print_interval", 1000]
+    with open(tmp_path / "err", "w") as err:
+        process = subprocess.Popen([str(word) for word in words], stdout=subprocess.PIPE, stderr=err, text=True)
+    while not (tmp_path / "cfsrcnn_tensorboard").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(number)
+    start = time.monotonic()
+    assert process.wait(timeout=60) == code and time.monotonic() - start < 10
+    lines = (tmp_path / "err").read_text().replace("\r", "\n").splitlines()
+    said = [line for line in lines if line.strip() and "step/s" not in line and "?step" not in line]
+    assert len(said) == 1 and said[0].startswith("stopped at step ") and "go on with --resume" in said[0], said
+    assert torch.load(tmp_path / "cfsrcnn_latest.train.pt", weights_only=True)["step"] == int(said[0].split()[3][:-1])
+
+
 def test_a_run_stopped_by_sigterm_goes_on_as_if_never_stopped(train, training_set, test_set, tmp_path):
     flags = ["--max_steps", 60, "--print_interval", 50, "--ema", 0.9]
     words = [sys.executable, ROOT / "train.py", "--train_data_path", training_set, "--val_data_dir", test_set]
