@@ -345,6 +345,7 @@ class Solver:
             )  # mapped, processes share one copy
         if preload == "device" and not cuda:
             images = images.in_memory()
+        self._check_batch()
         self.image_count = len(images)
         place = {"host": "mapped from the file", "device": "on the GPU" if cuda else "in memory"}[preload]
         weights = sum(weight.numel() for weight in self.net.parameters() if weight.requires_grad)
@@ -365,6 +366,16 @@ class Solver:
             on_device=cuda and preload == "device",
             share=self.crew.share(args.batch_size),
         )
+
+    def _check_batch(self) -> None:
+        """`InputError` for a batch whose patches alone cannot lie in memory, before the time to draw it is spent."""
+        args, free = self.args, available_memory(self.device)
+        pixels = -(-args.batch_size // self.crew.count) * args.patch_size**2 * (1 + max(self.scales) ** 2)
+        if 12 * pixels > free:  # three values of four bytes each
+            raise InputError(
+                f"--batch_size {args.batch_size} with --patch_size {args.patch_size}: the patches alone need more than "
+                f"the {free / 1e9:.1f} GB of memory that are free, use smaller ones"
+            )
 
     def _open_test_sets(self) -> list[TestSet]:
         """The test sets for validation at the scales that are there; what is missing is said, what is torn is an error."""
