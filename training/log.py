@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,24 +28,33 @@ class TrainingLog:
     def __init__(self, folder: Path, name: str, step: int):
         self._name, self._path = name, folder / "log.jsonl"
         self._keep_until(step)
-        board = folder_inside(folder, folder / f"{name}_tensorboard")
-        self._board = SummaryWriter(str(board), purge_step=step + 1)
+        self._place = folder_inside(folder, folder / f"{name}_tensorboard")
+        self._hook = threading.excepthook
+        threading.excepthook = _say_unless_said  # SummaryWriter writes on a thread, and raises here what fails there
+        try:
+            with room_for(self._place):
+                self._board = SummaryWriter(str(self._place), purge_step=step + 1)
+        except BaseException:
+            threading.excepthook = self._hook
+            raise
 
     def write(self, step: int, values: dict) -> None:
         """Appends one line: the run's name, the step and `values` (numbers, or {"x2": {"psnr": ...}} for validation)."""
-        with room_for(self._path):
-            with locked(self._path.parent):
-                _append(self._path, json.dumps({"run": self._name, "step": step, **values}) + "\n")
+        with room_for(self._path), locked(self._path.parent):
+            _append(self._path, json.dumps({"run": self._name, "step": step, **values}) + "\n")
+        with room_for(self._place):
             self._draw(step, values)
 
     def picture(self, step: int, sr: np.ndarray) -> None:
         """One SR image, uint8 HxWx3, for TensorBoard."""
-        self._board.add_image("SR", sr, step, dataformats="HWC")
+        with room_for(self._place):
+            self._board.add_image("SR", sr, step, dataformats="HWC")
 
     def close(self) -> None:
         """Ends the writing to TensorBoard; `log.jsonl` is whole at any time."""
         with suppress(OSError):  # a full disk was said when the line was written
             self._board.close()
+        threading.excepthook = self._hook
 
     def _draw(self, step: int, values: dict) -> None:
         for key, value in values.items():
@@ -77,6 +87,11 @@ class TrainingLog:
         if (new := b"".join(kept)) != content:
             with whole_file(self._path) as temporary:
                 temporary.write_bytes(new)
+
+
+def _say_unless_said(args: threading.ExceptHookArgs) -> None:
+    if not isinstance(args.exc_value, OSError):
+        threading.__excepthook__(args)
 
 
 def _cut_off(line: bytes) -> bool:
