@@ -39,6 +39,8 @@ def kept_or_measured(path: Path, about: dict, measure: Callable[[], Result], fre
 
 
 def _read(path: Path, about: dict) -> Figures | None:
+    if not path.is_file():  # a pipe would be waited for
+        return None
     try:
         content = parse_json(path.read_bytes())
         if any(content[key] != value for key, value in about.items() if key not in WHERE_ONLY):

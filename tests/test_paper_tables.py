@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -231,6 +232,15 @@ def test_bad_folders_and_files_are_one_line(refused, words, tmp_path):
     refused("bad.pth is no PyTorch weight file", *words, "--checkpoints", tmp_path / "bad.pth")
     (tmp_path / "file").write_text("")
     refused("file is a file", *words, "--out", tmp_path / "file")
+
+
+def test_pipes_are_not_waited_for(refused, words, shelf, tmp_path):
+    (tmp_path / "out/measured").mkdir(parents=True)
+    os.mkfifo(tmp_path / "out/measured/Set5_x2_bicubic_paper.json")
+    refused("Set5_x2_bicubic_paper.json is no ordinary file", *words)
+    shutil.copytree(shelf / "data/Set5/x2", tmp_path / "data/Set5")
+    os.mkfifo(tmp_path / "data/Set5/pipe.png")
+    refused("pipe.png is gone, or no ordinary file", *words, "--data", tmp_path / "data")
 
 
 def test_run_times_come_from_the_benchmarks_file(command, refused, words, tmp_path):
