@@ -37,20 +37,18 @@ PRECISION ?= bf16
 WARMUP ?= 100
 STEPS_24 ?= 10000
 STEPS_48 ?= 3500
-STEPS_48B ?= 7500
-STEPS_48C ?= 2200
+STEPS_48B ?= 12000
 STEPS_X3 ?= 2000
 STEPS_X4 ?= 1300
 X2_24 := $(RUNS)/x2/cfsrcnn_x2_$(STEPS_24).pth
 X2_48 := $(RUNS)/x2/cfsrcnn_x2_48_$(STEPS_48).pth
 X2_48B := $(RUNS)/x2/cfsrcnn_x2_48b_$(STEPS_48B).pth
-X2_48C := $(RUNS)/x2/cfsrcnn_x2_48c_$(STEPS_48C).pth
 X3 := $(RUNS)/x3/cfsrcnn_x3_$(STEPS_X3).pth
 X4 := $(RUNS)/x4/cfsrcnn_x4_$(STEPS_X4).pth
 TRAIN = $(RUN) train.py --model cfsrcnn --train_data_path $(RUNS)/pictures.h5 --val_data_dir $(RUNS)/pictures_held_out \
 	--optimizer muon --lr_schedule cosine --warmup $(WARMUP) --clip 1 --loss_fn L1 --precision $(PRECISION) --print_interval 500 --resume
 
-train-x2: $(X2_48C)
+train-x2: $(X2_48B)
 train-x3: $(X3)
 train-x4: $(X4)
 
@@ -68,12 +66,8 @@ $(X2_48): | $(X2_24)
 		--ckpt_dir $(@D) --ckpt_name cfsrcnn_x2_48
 
 $(X2_48B): | $(X2_48)
-	$(TRAIN) --scale 2 --pretrained $(X2_48) --patch_size 48 --batch_size 4 --lr 1e-3 --ema 0.999 --max_steps $(STEPS_48B) \
-		--ckpt_dir $(@D) --ckpt_name cfsrcnn_x2_48b
-
-$(X2_48C): | $(X2_48B)
-	$(TRAIN) --train_data_path $(RUNS)/shrunk.h5 --scale 2 --pretrained $(X2_48B) --patch_size 48 --batch_size 8 --lr 5e-4 --ema 0.999 \
-		--max_steps $(STEPS_48C) --ckpt_dir $(@D) --ckpt_name cfsrcnn_x2_48c
+	$(TRAIN) --train_data_path $(RUNS)/shrunk.h5 --scale 2 --pretrained $(X2_48) --patch_size 48 --batch_size 8 --lr 1e-3 --ema 0.999 \
+		--max_steps $(STEPS_48B) --ckpt_dir $(@D) --ckpt_name cfsrcnn_x2_48b
 
 $(X3): | $(X2_48)
 	$(TRAIN) --scale 3 --pretrained $(X2_48) --patch_size 36 --batch_size 4 --lr 5e-4 --ema 0.99 --max_steps $(STEPS_X3) \

@@ -47,7 +47,7 @@ def main() -> None:
         type=shrinking,
         nargs="+",
         default=[],
-        help="add each picture at these shares of its size too: sharper",
+        help="add each picture again at these shares of its size, 0.1 to below 1, at which it is sharper (paper: none)",
     )
     args = parser.parse_args()
 

@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,7 +30,7 @@ from dataset.hdf5 import read_hdf5
 from dataset.patches import Batch, PatchSampler
 from dataset.testset import MissingTestSetError, TestSet, open_test_set
 from evaluation.benchmark import evaluate, mean_row
-from evaluation.inference import BicubicUpscaler, NetworkUpscaler
+from evaluation.inference import BicubicUpscaler
 from model import build_net
 from model.checkpoint import load_matching, save_state
 from model.init import initialise
@@ -40,6 +39,7 @@ from training.log import TrainingLog
 from training.muon import MuonAndAdam
 from training.parallel import Crew
 from training.run_state import RunState
+from training.stopping import StopAskedError, StoppableUpscaler
 
 LOSSES = {"MSE": nn.MSELoss, "L1": nn.L1Loss, "SmoothL1": nn.SmoothL1Loss}
 SCHEDULES: dict[str, Callable[[int, argparse.Namespace], float]] = {  # the share of --lr at step 0, 1, ...
@@ -55,18 +55,6 @@ def learning_rate(step: int, args: argparse.Namespace) -> float:
     """The rate of step 0, 1, ...: by the schedule of `args.lr_schedule`, after a linear warm-up."""
     warm = min(1.0, (step + 1) / args.warmup) if args.warmup else 1.0
     return warm * args.lr * SCHEDULES[args.lr_schedule](step, args)
-
-
-class _StopAskedError(Exception):
-    """A signal came while the test sets were measured."""
-
-
-class _Stoppable(NetworkUpscaler):
-    before_each: Callable[[], None]
-
-    def __call__(self, lr: np.ndarray) -> np.ndarray:
-        self.before_each()
-        return super().__call__(lr)
 
 
 class Solver:
@@ -240,7 +228,7 @@ class Solver:
         if self.test_sets and sound:
             try:
                 values["validation"] = validated = self.validate()
-            except _StopAskedError:  # it is measured again after --resume
+            except StopAskedError:  # it is measured again after --resume
                 self._stopped_by = self._asked_to_stop
                 return
             line += "".join(f", {at} {q['psnr']:.2f}/{q['ssim']:.4f}" for at, q in validated.items())
@@ -255,26 +243,34 @@ class Solver:
     def validate(self) -> dict[str, dict[str, float]]:
         """PSNR (dB) and SSIM of the weights as they would be saved, by the benchmark's code: {"x2": {"psnr", "ssim"}}.
 
-        The images are shared out over the processes; the means are the same whatever their number. A process that is
-        alone and asked to stop does so after the image at hand, by `_StopAskedError`.
+        The images are shared out over the processes; the means are the same whatever their number. `InputError`, in all
+        processes, if one of them cannot measure its images. A process that is alone and asked to stop does so after the
+        image at hand, by `StopAskedError`.
         """
         net, figures = self.ema_net or self.net, {}
-        for test_set in self.test_sets:
-            upscale = _Stoppable(net, test_set.scale, self.device)
-            upscale.before_each = self._check_stop
+        for number, test_set in enumerate(self.test_sets):
+            upscale = StoppableUpscaler(
+                net, test_set.scale, self.device, lambda: self._asked_to_stop > 0 and self.crew.count == 1
+            )
             own = replace(test_set, pairs=test_set.pairs[self.crew.share(len(test_set))])
-            rows = evaluate(upscale, own, check_lr=False).rows if own.pairs else []
+            rows, refusal = [], ""
+            try:
+                if self.crew.first and number == 0:
+                    shown = upscale(test_set.pairs[0].read()[1])
+                rows = evaluate(upscale, own, check_lr=False).rows if own.pairs else []
+            except InputError as error:  # the others wait for this process, and the first alone can say why
+                refusal = str(error)
+            if refusals := list(filter(None, self.crew.gather([refusal]))):
+                raise InputError(
+                    f"step {self.step} cannot be validated ({refusals[0]}): {self._last_good()}; if the weights grow without "
+                    "bound, try a lower --lr or --clip"
+                )
             quality = mean_row(self.crew.gather(rows)).quality
             figures[f"x{test_set.scale}"] = {"psnr": quality.psnr, "ssim": quality.ssim}
         if self.crew.first:
-            first = self.test_sets[0]
-            self._log.picture(self.step, NetworkUpscaler(net, first.scale, self.device)(first.pairs[0].read()[1]))
+            self._log.picture(self.step, shown)
         net.train()
         return figures
-
-    def _check_stop(self) -> None:
-        if self._asked_to_stop and self.crew.count == 1:
-            raise _StopAskedError
 
     def _look_at_losses(self) -> None:
         """Moves pending losses and norms to the host. `InputError` if too many steps in a row were skipped.
@@ -295,12 +291,14 @@ class Solver:
             self._window.append((loss, norm))
             self._skipped_in_a_row = 0 if math.isfinite(norm) else self._skipped_in_a_row + 1
             if self._skipped_in_a_row > MOST_SKIPPED_IN_A_ROW:
-                there = self.state.path.exists()
-                good = f"the last good state is {self.state.path}" if there else "nothing was saved before"
                 raise InputError(
                     f"the loss is {loss:.4g} and the gradient norm {norm:.4g} at step {first + number}, the "
-                    f"{self._skipped_in_a_row}th in a row that is not finite: {good}; try a lower --lr or --clip"
+                    f"{self._skipped_in_a_row}th in a row that is not finite: {self._last_good()}; try a lower --lr or --clip"
                 )
+
+    def _last_good(self) -> str:
+        there = self.state.path.exists()
+        return f"the last good state is {self.state.path}" if there else "nothing was saved before"
 
     def _say(self, line: str, file: TextIO | None = None) -> None:
         if self.crew.first:
@@ -388,5 +386,6 @@ class Solver:
         if missing:
             self._say(f"training without {'some ' if test_sets else ''}validation: {missing[0]}")
         for test_set in test_sets:  # a pair that cannot be measured is said now, not when an interval would be lost
-            evaluate(BicubicUpscaler(test_set.scale), test_set, check_lr=False)
+            bar = f"checking {test_set.name} x{test_set.scale}" if self.crew.first else None
+            evaluate(BicubicUpscaler(test_set.scale), test_set, check_lr=False, bar=bar)
         return test_sets

@@ -1,1 +1,1 @@
-"""What it costs: run-time, memory, training speed, complexity. One command each; tables and JSON out."""
+"""What it costs, and what it bears: run-time, memory, training speed, complexity, long work, kills. One command each."""

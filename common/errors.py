@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-NO_MEMORY = "can't allocate memory"  # PyTorch's words on the CPU, in an error of no kind of its own
-
 
 class InputError(Exception):
     """Something the user gave cannot be used: the message says what is wrong, where, and what to do."""
@@ -59,11 +57,11 @@ def run_command(main: Callable[[], None]) -> None:
     except MemoryError as error:
         _leave(f"error: out of memory: {one_line(error)}", 2)
     except RuntimeError as error:
-        if NO_MEMORY in str(error):
-            _leave(f"error: out of memory: {one_line(error).partition(NO_MEMORY)[2].strip(': ')}", 2)
-        if type(error).__name__ != "OutOfMemoryError":  # of PyTorch, which not every command needs
+        if type(error).__name__ == "OutOfMemoryError":  # of PyTorch, which not every command needs
+            _leave("error: the GPU is out of memory: free some, or use --device cpu", 2)
+        if "can't allocate memory" not in str(error):  # PyTorch's words on the CPU, where it has no type for it
             raise
-        _leave("error: the GPU is out of memory: free some, or use --device cpu", 2)
+        _leave("error: out of memory: free some, or ask for less at once, such as a smaller batch, patch or tile", 2)
     except OSError as error:  # disk full, no permission, ...: the system's own words name the file
         _drop_output()
         _leave(f"error: {one_line(error)}", 2)

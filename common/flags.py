@@ -22,7 +22,7 @@ class Flags(argparse.ArgumentParser):
         """Raises argparse's message as an `InputError`."""
         unknown = message.removeprefix("unrecognized arguments: ")
         if unknown != message:
-            flag = unknown.split()[0].partition("=")[0]
+            flag = unknown.partition(" ")[0].partition("=")[0] or "an empty word"
             near = get_close_matches(flag, self._option_string_actions, 1)
             message = f"{flag} is no flag here: " + (f"do you mean {near[0]}?" if near else "--help lists them all")
         raise InputError(message.removeprefix("argument "))

@@ -74,9 +74,10 @@ def to_picture(image: Image.Image) -> Picture:
     names = {"RGB": None, "L": "grayscale", "1": "black-and-white", "P": "palette", "RGBA": "alpha", "LA": "alpha"}
     kind = names.get(image.mode, image.mode)
     image = ImageOps.exif_transpose(image)
-    gray = image.mode in ("1", "L", "LA")
+    gray = image.mode in ("1", "L", "LA", "La")
     alpha = None
-    if "A" in image.getbands() or "transparency" in image.info:
+    if image.has_transparency_data:
+        image = image.convert("LA") if image.mode == "La" else image  # Pillow knows no way from La to RGBA
         image = image.convert("RGBA")
         alpha = np.asarray(image.getchannel("A"))
         kind = kind or "alpha"

@@ -95,7 +95,8 @@ class PatchSampler:
         return image
 
     def _check_sizes(self) -> None:
-        for scale, sizes in self._sizes.items():
+        for scale in reversed(self.scales):  # the smallest images first: what fits into these fits into all
+            sizes = self._sizes[scale]
             small = np.flatnonzero(sizes.min(1) < self.patch_size)
             if len(small):
                 named = ", ".join(f"{i} ({sizes[i][1]}x{sizes[i][0]})" for i in small[:5])

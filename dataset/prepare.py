@@ -6,7 +6,6 @@ Command line: `python -m dataset.prepare --hr FOLDER --name NAME --scales 2 3 4`
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 
 from common.errors import InputError, run_command
@@ -14,8 +13,9 @@ from common.files import whole_folder
 from common.flags import Flags
 from common.progress import progress
 from common.scales import SCALES
-from dataset.images import list_images, read_picture, say_conversions, write_png
-from dataset.imresize import EDGES, imresize
+from dataset.images import read_picture, say_conversions, write_png
+from dataset.imresize import EDGES
+from dataset.testset import list_hr_images, make_pair
 from dataset.verify import verify
 
 
@@ -34,21 +34,19 @@ def prepare(hr_files: list[Path], folder: Path, scales: list[int], edge: str = "
 
 def write_pairs(hr_files: list[Path], folder: Path, scales: list[int], edge: str) -> None:
     """What `prepare` writes, into an empty folder; says nothing but what it had to convert."""
-    stems = [file.stem for file in hr_files]
-    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
-        raise InputError(f"two pictures are called {twice}: rename one of them")
+    by_stem: dict[str, Path] = {}
+    for file in hr_files:
+        if (other := by_stem.setdefault(file.stem, file)) is not file:
+            raise InputError(f"two pictures are called {file.stem} ({other} and {file}): rename one of them")
     pictures = []
     for scale in scales:
         with whole_folder(folder / f"x{scale}") as unfinished:
             for file in progress(hr_files, desc=f"LR and HR at x{scale}", unit="image"):
                 picture = read_picture(file)
                 pictures.append((file.name, picture.without_pixels()))
-                height, width = (size // scale * scale for size in picture.rgb.shape[:2])
-                if not height or not width:
-                    raise InputError(f"{file} is smaller than {scale}x{scale}: remove it")
-                hr = picture.rgb[:height, :width]
+                hr, lr = make_pair(file, picture.rgb, scale, edge)
                 write_png(unfinished / f"{file.stem}_SRF_{scale}_HR.png", hr)
-                write_png(unfinished / f"{file.stem}_SRF_{scale}_LR.png", imresize(hr, Fraction(1, scale), edge))
+                write_png(unfinished / f"{file.stem}_SRF_{scale}_LR.png", lr)
     if note := say_conversions(pictures[: len(hr_files)]):
         print(note)
 
@@ -84,7 +82,7 @@ def main() -> None:
     if Path(args.name).name != args.name or args.name in ("", ".", ".."):
         raise InputError(f"--name {args.name!r} must be a plain name, not a path")
     folder = (args.out or Path("dataset")) / args.name
-    prepare(list_images(args.hr), folder, scales or list(SCALES), args.edge or "clamp")
+    prepare(list_hr_images(args.hr), folder, scales or list(SCALES), args.edge or "clamp")
 
 
 if __name__ == "__main__":

@@ -46,10 +46,7 @@ class TestPair:
         picture, scale = read_picture(self.hr_path), self.scale
         hr, self.hr_info = picture.rgb, picture.without_pixels()
         if self.lr_path is None:
-            hr = hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale]
-            if hr.size == 0:
-                raise InputError(f"{self.hr_path} is smaller than {scale}x{scale}: remove it")
-            return hr, imresize(hr, Fraction(1, scale))
+            return make_pair(self.hr_path, hr, scale)
         lr = read_picture(self.lr_path).rgb
         height, width = lr.shape[0] * scale, lr.shape[1] * scale
         if not (0 <= hr.shape[0] - height < scale and 0 <= hr.shape[1] - width < scale):
@@ -93,11 +90,34 @@ def open_test_set(folder: Path | str, scale: int) -> TestSet:
     elif (folder / "HR").is_dir():
         pairs = _edsr_layout(folder, scale)
     else:
-        pairs = [TestPair(file, None, scale) for file in list_images(folder)]
+        pairs = [TestPair(file, None, scale) for file in list_hr_images(folder)]
     names = [pair.sr_name for pair in pairs]
     if twice := next((pair.hr_path for pair in pairs if names.count(pair.sr_name) > 1), None):
         raise InputError(f"{twice} shares its name with another HR image, but for the ending: rename one of them")
     return TestSet(folder.resolve().name, scale, pairs)
+
+
+def make_pair(path: Path, hr: np.ndarray, scale: int, edge: str = "clamp") -> tuple[np.ndarray, np.ndarray]:
+    """The picture `hr`, uint8 HxWx3, cropped to a multiple of `scale`, and LR, which `imresize` makes of it.
+
+    Raises `InputError` naming `path`, its file, where it is smaller than `scale`.
+    """
+    hr = hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale]
+    if hr.size == 0:
+        raise InputError(f"{path} is smaller than {scale}x{scale}: remove it")
+    return hr, imresize(hr, Fraction(1, scale), edge)
+
+
+def list_hr_images(folder: Path) -> list[Path]:
+    """`list_images` of a folder of HR images. `InputError` where NAME_LR stands beside NAME_HR, to be no HR image itself."""
+    files = list_images(folder)
+    stems = {file.stem for file in files}
+    if pair := next((file for file in files if file.stem.endswith("_HR") and f"{file.stem[:-2]}LR" in stems), None):
+        raise InputError(
+            f"{folder} holds {pair.name} beside its LR image, as a test set has them in its folders x2, x3 and x4: name the "
+            "folder around those, or one of HR images alone"
+        )
+    return files
 
 
 def scales_of(folder: Path) -> list[int]:
@@ -154,7 +174,8 @@ def _edsr_layout(folder: Path, scale: int) -> list[TestPair]:
         found = [place / f"{file.stem}x{scale}{ending}" for ending in (file.suffix, *sorted(EXTENSIONS))]
         lr_path = next((each for each in found if each.is_file()), None)
         if lr_path is None:
-            raise InputError(f"{found[0]} is missing, the LR image of {file.name}")
+            kind = InputError if place.is_dir() else MissingTestSetError
+            raise kind(f"{found[0]} is missing, the LR image of {file.name}")
         pairs.append(TestPair(file, lr_path, scale))
     used = {pair.lr_path for pair in pairs}
     if orphan := next((file for file in list_images(place) if file not in used), None):

@@ -37,8 +37,8 @@ class Seen:
 def verify(folder: Path, scales: list[int] | None = None) -> None:
     """Prints for each scale (None: all that are there) and for HR and LR apart whether it is as published, or what is not.
 
-    `InputError`, after all is printed, if anything differs or nothing could be compared; at once for a set of which
-    nothing is known and for a scale that is not there.
+    `InputError`, after all is printed, if anything differs, a scale is not there or nothing could be compared; at once for a
+    set of which nothing is known and for a folder that is not there.
     """
     name, published = published_set(real(folder).name)
     if not folder.is_dir():
@@ -110,7 +110,10 @@ def _why_lr(seen: list[Seen], hr_is_right: bool) -> str:
 
 def _same(seen: list[Seen], kind: str, sha256: str) -> bool:
     """Whether the images are those of the hash, in file-name order or, for names without leading zeros, in number order."""
-    orders = seen, sorted(seen, key=lambda each: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", each.name)])
+    orders = (
+        seen,
+        sorted(seen, key=lambda each: [int(x) if x.isdecimal() else x for x in re.split(r"(\d+)", each.name)]),
+    )
     return any(
         hashlib.sha256(b"".join(getattr(each, kind) for each in order)).hexdigest() == sha256 for order in orders
     )

@@ -143,11 +143,12 @@ def _openvino_core() -> Any:
     return openvino.Core()
 
 
-def _load_openvino(graph: bytes, precision: str) -> Run:
-    """Channels last from end to end, as OpenVINO computes; with "bf16" the last layer still gives float32.
+def openvino_requests(graph: bytes, precision: str, **settings: object) -> Callable[..., Any]:
+    """What makes a request of OpenVINO's to compute the graph on maps of given shapes NxHxWxC, float32 in and out.
 
+    Channels last from end to end, as OpenVINO computes; with "bf16" the last layer still gives float32.
     Compiled anew for images of another size, which takes a fraction of a second: a graph for all sizes takes 1.6 times
-    the memory, since it shares none between layers.
+    the memory, since it shares none between layers. `settings`: more of OpenVINO's own.
     """
     import openvino  # the packages of an engine are there when its loader is called
     from openvino import opset13, preprocess
@@ -163,7 +164,7 @@ def _load_openvino(graph: bytes, precision: str) -> Run:
         edges.output(number).tensor().set_layout(openvino.Layout("NHWC"))
         if precision == "bf16":  # a convolution rounds its sums to bf16, but not with such an operation behind it
             edges.output(number).postprocess().custom(lambda out: opset13.clamp(out, -UNLIMITED, UNLIMITED).output(0))
-    settings = {
+    settings |= {
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
@@ -175,6 +176,12 @@ def _load_openvino(graph: bytes, precision: str) -> Run:
     def request(*shapes: tuple[int, ...]) -> openvino.InferRequest:
         model.reshape({number: openvino.PartialShape(shape) for number, shape in enumerate(shapes)})
         return core.compile_model(model, "CPU", settings).create_infer_request()
+
+    return request
+
+
+def _load_openvino(graph: bytes, precision: str) -> Run:
+    request = openvino_requests(graph, precision)
 
     def run(*maps: Tensor) -> tuple[Tensor, ...]:
         arrays = [each.permute(0, 2, 3, 1).contiguous().numpy() for each in maps]

@@ -70,7 +70,7 @@ def main() -> None:
         write_table(table, args.out)
     told = about(args, checkpoints)
     with whole_file(args.out / "tables.md") as temporary:
-        temporary.write_text(document(told, tables), encoding="utf-8")
+        temporary.write_text(document(told, tables), encoding="utf-8", errors="backslashreplace")
     write_page(args.out / "report.html", TITLE, told, tables)
     print(f"wrote {args.out / 'report.html'}, tables.md and each table as .md, .csv and .tex beside it")
 

@@ -48,7 +48,7 @@ def write_table(table: Table, folder: Path) -> list[Path]:
     for ending, content in ((".md", to_markdown(table)), (".csv", to_csv(table)), (".tex", to_latex(table))):
         written.append(folder / f"{table.name}{ending}")
         with whole_file(written[-1]) as temporary:
-            temporary.write_text(content, encoding="utf-8", newline="")
+            temporary.write_text(content, encoding="utf-8", errors="backslashreplace", newline="")
     return written
 
 

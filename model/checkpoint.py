@@ -11,6 +11,7 @@ import pickle
 import re
 import warnings
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +105,12 @@ def load_net(path: Path | str, model: str = "cfsrcnn", scale: int = 2, group: in
             raise InputError(f"{path} is {contents}, not for --scale {scale}: use --scale {fits} or another file")
         net = build_net(model, scale, contents.multi_scale, group)
         return _fill(net, to_native(state), path)
-    for multi_scale in (False, True):
-        net = build_net(model, scale, multi_scale, group)
-        if _shapes(net.state_dict()) == _shapes(state):
-            return _fill(net, state, path)
+    net = build_net(model, scale, group=group)
+    if _shapes(net.state_dict()) != _shapes(state):
+        with suppress(InputError):  # a network of somebody else need not serve several scales
+            net = build_net(model, scale, multi_scale=True, group=group)
+    if _shapes(net.state_dict()) == _shapes(state):
+        return _fill(net, state, path)
     what = f"{contents}" if contents else f"a file of {len(state)} tensors such as {next(iter(state))}"
     raise InputError(f"{path} does not fit --model {model} --scale {scale}: it is {what}")
 

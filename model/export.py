@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.nn.functional import conv2d, relu
 
 from common.errors import InputError, one_line, run_command
 from common.files import whole_file
 from common.flags import Flags
 from common.optional import load_package
 from common.scales import SCALES
+from model.cfsrcnn import CU, FEB
 from model.checkpoint import load_net, only_scale
 from model.ops import MeanShift
 
@@ -52,6 +54,24 @@ class _Shift(nn.Module):
         return x + self.shift
 
 
+class _FEBWithoutConcatenation(nn.Module):
+    """A FEB whose CU is two convolutions, of the FEU before and of this one, added up: a concatenation costs more.
+
+    In an engine, that is, which adds to what stands there; a test holds the graph equal to the network.
+    """
+
+    def __init__(self, feu: nn.Module, cu: CU):
+        super().__init__()
+        self.feu = feu
+        of_previous, of_feu = cu.weight.detach().chunk(2, 1)  # 64x128x1x1 -> twice 64x64x1x1
+        self.of_previous, self.of_feu = nn.Parameter(of_previous.clone()), nn.Parameter(of_feu.clone())
+
+    def forward(self, x: Tensor, previous: Tensor, feu_sum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        feu = self.feu(x)
+        rectified = relu(feu)
+        return relu(conv2d(previous, self.of_previous) + conv2d(rectified, self.of_feu)), rectified, feu_sum + feu
+
+
 def to_onnx(net: nn.Module, scale: int, stage: str = "forward") -> bytes:
     """One of the `STAGES` of `net` at `scale` as a serialised ONNX model, of any batch size, height and width.
 
@@ -60,7 +80,7 @@ def to_onnx(net: nn.Module, scale: int, stage: str = "forward") -> bytes:
     """
     for package in ("onnx", "onnxscript"):
         load_package(package, "the export to ONNX")
-    net = _shifts_as_additions(copy.deepcopy(net).cpu().float().eval())
+    net = _without_concatenations(_shifts_as_additions(copy.deepcopy(net).cpu().float().eval()))
     inputs: tuple[Tensor, ...] = (torch.zeros(2, 3, 20, 24),)
     names = STAGES[stage]
     sizes = {0: Dim("batch"), 2: Dim("height"), 3: Dim("width")}
@@ -96,6 +116,19 @@ def _shifts_as_additions(net: nn.Module) -> nn.Module:
         for name, child in parent.named_children():
             if isinstance(child, MeanShift) and torch.equal(child.shifter.weight[..., 0, 0], torch.eye(3)):
                 setattr(parent, name, _Shift(child.shifter))
+    return net
+
+
+def _without_concatenations(net: nn.Module) -> nn.Module:
+    """Replaces in place each FEB that has another before it and a CU."""
+    for parent in list(net.modules()):
+        for name, child in list(parent.named_children()):
+            if (
+                isinstance(child, FEB)
+                and isinstance(child.cu, CU)
+                and child.cu.in_channels == 2 * child.cu.out_channels
+            ):
+                setattr(parent, name, _FEBWithoutConcatenation(child.feu, child.cu))
     return net
 
 

@@ -1,15 +1,50 @@
-"""The parts that are not the paper's own: mean shift, sub-pixel upsampler, a convolution kept in float32."""
+"""The parts that are not the paper's own: mean shift, sub-pixel upsampler, a convolution kept in float32, a fast ReLU."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import relu
 
 from common.scales import SCALES
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)  # RGB mean of the DIV2K training images, [0, 1]
+
+
+BITS_OF_MINUS_INFINITY = -128  # of bfloat16, read as int16; those of NaN with a sign are -127 to -1
+
+
+def relu_(x: Tensor) -> Tensor:
+    """ReLU in place, any shape. Two equal implementations, and a test that holds them equal on all values there are.
+
+    PyTorch turns each bfloat16 into float32 and back for it on a CPU, which takes longer than the convolution before it. So
+    there the bits are compared as integers, in a quarter of the time: all from -0 to minus infinity become 0, NaN stays.
+    """
+    if x.dtype != torch.bfloat16 or x.device.type != "cpu" or torch.compiler.is_compiling():
+        return relu(x, inplace=True)
+    if x.requires_grad and torch.is_grad_enabled():
+        return _ReLUOfBits.apply(x)
+    torch.threshold_(x.view(torch.int16), BITS_OF_MINUS_INFINITY, 0)
+    return x
+
+
+class _ReLUOfBits(torch.autograd.Function):
+    """`relu_` of bfloat16 with gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        torch.threshold_(x.view(torch.int16), BITS_OF_MINUS_INFINITY, 0)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        bits = grads[0].view(torch.int16), ctx.saved_tensors[0].view(torch.int16)
+        return torch.ops.aten.threshold_backward(*bits, 0).view(torch.bfloat16)
 
 
 class FP32Conv2d(nn.Conv2d):

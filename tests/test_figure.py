@@ -148,4 +148,5 @@ def test_crops_alone_stand_in_one_row_of_equal_size(command, words, captions, tm
 def test_what_cannot_be_drawn_is_one_line(refused, words, tmp_path):
     missing = [tmp_path / "none.png" if word == tmp_path / "cup.png" else word for word in words]
     refused("none.png: no such file", *missing)
+    refused("--out . is a folder: name the figure, such as figure", *words, "--out", ".")
     refused("is an x2 CFSRCNN checkpoint", *[3 if word == 2 else word for word in words])

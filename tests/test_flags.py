@@ -13,6 +13,7 @@ TRAIN, SAMPLE = "train.py", "tcw_sample.py"
         ([TRAIN, "--patchsize", 77], "--patchsize is no flag here: do you mean --patch_size?"),
         ([SAMPLE, "--self-ensemble"], "--self-ensemble is no flag here: do you mean --self_ensemble?"),
         ([SAMPLE, "photo.jpg"], "photo.jpg is no flag here: --help lists them all"),
+        ([SAMPLE, "", "photo.jpg"], "an empty word is no flag here: --help lists them all"),
         ([TRAIN, "--batch_size", 0], "--batch_size: 0 is not a whole number above zero"),
         ([TRAIN, "--lr", "fast"], "--lr: fast is not a number above zero"),
         ([SAMPLE, "--scale", 5], "--scale: invalid choice: 5"),

@@ -43,7 +43,7 @@ FILES += [
     "dangling.png",
     "q" * 300,
 ]
-WORDS = ["--help", "--nosuch", "stray", "--", "-", "--scale", "--lr=", "--ckpt_path", "--res", "--se"]
+WORDS = ["--help", "--nosuch", "stray", "--", "-", "--scale", "--lr=", "--ckpt_path", "--res", "--se", ""]
 SWITCH = [None]  # a flag without a value
 
 
@@ -155,6 +155,7 @@ DIV2H5 = {
     "edge": ["clamp", "mirror"],
     "workers": ["1", "3"],
     "hold_out": ["1", "2", "3", "4"],
+    "shrink": ["0.1", "0.6", "1"],
 }
 
 

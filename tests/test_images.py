@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from common.errors import InputError
-from dataset.images import list_images, read_picture, read_rgb, say_conversions, write_png
+from dataset.images import list_images, read_picture, read_rgb, say_conversions, to_picture, write_png
 
 RANDOM = np.random.default_rng(0)
 RGB = RANDOM.integers(0, 256, (6, 9, 3), np.uint8)
@@ -126,6 +126,21 @@ def test_gray_with_alpha_stays_gray(tmp_path):
     picture = read_picture(tmp_path / "a.png")
     assert np.array_equal(picture.rgb, three(GRAY)) and np.array_equal(picture.alpha, RGB[:, :, 1])
     assert picture.gray and picture.converted == "alpha"
+
+
+def test_the_a_of_lab_is_no_alpha(tmp_path):
+    Image.new("LAB", (9, 6), (128, 200, 60)).save(tmp_path / "a.tif")
+    picture = read_picture(tmp_path / "a.tif")
+    assert picture.alpha is None and picture.rgb.shape == (6, 9, 3) and picture.converted == "LAB"
+
+
+@pytest.mark.parametrize(("mode", "gray"), [("La", True), ("RGBa", False)])
+def test_alpha_that_is_multiplied_into_the_colours_is_kept(mode, gray):
+    alpha = np.maximum(GRAY, 1)
+    shown = Image.fromarray(np.dstack([GRAY, alpha] if gray else [RGB, alpha]))
+    picture = to_picture(shown.convert(mode))
+    assert np.array_equal(picture.alpha, alpha) and picture.gray == gray
+    assert np.array_equal(picture.rgb, np.asarray(shown.convert(mode).convert(shown.mode).convert("RGB")))
 
 
 def palette_picture() -> tuple[Image.Image, np.ndarray]:

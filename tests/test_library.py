@@ -109,6 +109,13 @@ def test_what_does_not_fit_is_refused(checkpoint):
             load(checkpoint, **options)
 
 
+def test_a_gpu_that_is_not_there_is_refused(checkpoint, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(InputError, match="no device 'cuda:2': the CUDA GPUs here are 0 to 1"):
+        load(checkpoint, device="cuda:2")
+
+
 def test_networks_can_be_had_without_what_measures_them():
     script = "import sys, model.checkpoint; sys.exit(any(name.split('.')[0] == 'evaluation' for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0

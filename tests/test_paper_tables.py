@@ -274,6 +274,14 @@ def test_special_characters_are_escaped():
     assert r"a\|b" in to_markdown(Table("odd", "", [("a", "")], [["a|b"]], 1, [{}]))
 
 
+def test_names_of_folders_that_are_no_text_stand_escaped(command, words, shelf, tmp_path):
+    data = shelf.parent / "b\udcffd"  # the byte 0xff
+    data.mkdir()
+    assert command(*words, "--data", data).code == 0
+    for name in ("table4_set5.md", "table4_set5.tex", "tables.md"):
+        assert r"b\udcffd" in (tmp_path / "out" / name).read_text(), name
+
+
 def test_the_usual_folder_names_are_known(tmp_path):
     for name, folder in (
         ("B100", "BSDS100"),

@@ -259,6 +259,13 @@ def test_with_several_scales_the_smallest_lr_images_decide():
         PatchSampler(coordinate_images(2, 3, 4, sizes=[(6, 9), (8, 6), (5, 5)]), 16, 4, seed=0)
 
 
+def test_with_several_scales_the_size_that_fits_is_one_for_all():
+    images = coordinate_images(2, 3, 4, sizes=[(6, 9), (8, 6), (5, 5)])
+    with pytest.raises(InputError, match="use --patch_size 15 or smaller"):
+        PatchSampler(images, 100, 4, seed=0)
+    PatchSampler(images, 15, 4, seed=0).next()
+
+
 def test_of_many_images_that_are_too_small_five_are_named_and_the_others_counted():
     with pytest.raises(InputError, match=r"4 \(3x4\) and 7 more"):
         PatchSampler(coordinate_images(2, sizes=[(4, 3)] * 12), 5, 4, seed=0)

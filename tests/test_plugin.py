@@ -138,6 +138,13 @@ def test_its_weights_do_not_fit_another_model_or_scale(plug_in, train, refused, 
     refused("does not fit --model guest --scale 2", *words, "--model", "guest", "--scale", 2, "--group", 2)
 
 
+def test_a_network_of_one_scale_alone_says_too_that_weights_do_not_fit(plug_in, refused, checkpoint):
+    refusal = "**kwargs):\n        if kwargs['multi_scale']: raise ValueError('one scale only')"
+    plug_in("guest", GUEST.replace("**kwargs):", refusal))
+    words = ["tcw_sample.py", "--model", "guest", "--scale", 2, "--ckpt_path", checkpoint]
+    refused("does not fit --model guest --scale 2: it is an x2 CFSRCNN checkpoint", *words)
+
+
 @pytest.mark.parametrize("program", ["train.py", "tcw_sample.py"])
 def test_an_unknown_model_lists_those_there_are(plug_in, refused, tmp_path, program):
     plug_in("guest", GUEST)

@@ -105,7 +105,8 @@ def test_what_stands_there_is_never_overwritten(command, refused, source, sets):
 
 def test_two_files_of_one_stem_are_named(refused, source, sets):
     shutil.copy(source / "cat.png", source / "cup.png")
-    refused("two pictures are called cup", *PREPARE, "--hr", source, "--name", "Mine", "--out", sets)
+    line = refused("two pictures are called cup", *PREPARE, "--hr", source, "--name", "Mine", "--out", sets)
+    assert f"{source / 'cup.bmp'} and {source / 'cup.png'}" in line
     assert not sets.exists()
 
 

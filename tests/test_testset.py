@@ -12,7 +12,7 @@ from PIL import Image
 from common.errors import InputError
 from dataset.images import read_rgb, write_png
 from dataset.imresize import EDGES, imresize
-from dataset.testset import differing_share, open_test_set, scales_of
+from dataset.testset import MissingTestSetError, differing_share, open_test_set, scales_of
 
 image = random_images()
 NAMES = (
@@ -177,7 +177,7 @@ def test_a_missing_scale_is_an_error_that_tells_those_there_are(authors, edsr):
 
 
 def test_a_missing_scale_of_edsrs_layout_is_an_error(edsr):
-    with pytest.raises(InputError, match=r"X4/10x4\.png is missing, the LR image of 10\.png"):
+    with pytest.raises(MissingTestSetError, match=r"X4/10x4\.png is missing, the LR image of 10\.png"):
         open_test_set(edsr, 4)
 
 
@@ -209,6 +209,14 @@ def test_a_picture_with_another_kind_of_name_is_named(authors):
     write_png(authors / "x2/holiday.png", image(4, 4))
     with pytest.raises(InputError, match=r"holiday\.png belongs to no pair"):
         open_test_set(authors, 2)
+
+
+def test_the_folder_of_one_scale_is_not_taken_for_one_of_hr_images(authors, refused):
+    """Its LR images would be measured as HR images, too."""
+    with pytest.raises(InputError, match=r"x2 holds 10_SRF_2_HR\.png beside its LR image, .* name the folder around"):
+        open_test_set(authors / "x2", 2)
+    words = ["--name", "Again", "--out", authors.parent]
+    refused("x3 holds 10_SRF_3_HR.png beside its LR image", "-m", "dataset.prepare", "--hr", authors / "x3", *words)
 
 
 # --- LR images of other tools ---------------------------------------------------------------------------------------------

@@ -190,6 +190,12 @@ def test_a_gpu_out_of_memory_is_one_line(train, monkeypatch):
     assert outcome.code == 2 and "at step 1: use a smaller --batch_size" in outcome.err
 
 
+def test_main_memory_that_runs_out_is_one_line(train, monkeypatch):
+    monkeypatch.setattr(Solver, "train_step", lambda solver: torch.empty(1 << 50))
+    outcome = train("run", "--max_steps", 5)
+    assert outcome.code == 2 and "error: out of memory" in outcome.err and "Traceback" not in outcome.err
+
+
 def test_lines_of_others_stay_in_the_log(train, tmp_path):
     assert train("run", "--max_steps", 1).code == 0
     with (tmp_path / "run/log.jsonl").open("a") as log:
@@ -197,6 +203,17 @@ def test_lines_of_others_stay_in_the_log(train, tmp_path):
     assert train("run", "--max_steps", 2, "--resume").code == 0
     lines = (tmp_path / "run/log.jsonl").read_text().splitlines()
     assert lines[1:3] == ['{"note": "by hand"}', "7"] and [json.loads(lines[i])["step"] for i in (0, 3)] == [1, 2]
+
+
+def test_bytes_that_are_no_text_do_not_stop_a_run_that_goes_on(train, tmp_path):
+    assert train("run", "--max_steps", 1).code == 0
+    note = '{"note": "\u2028"}\n'.encode()
+    with (tmp_path / "run/log.jsonl").open("ab") as log:
+        log.write(note + b"\xff\xfe\x00\n")
+    outcome = train("run", "--max_steps", 2, "--resume")
+    assert outcome.code == 0, outcome.err
+    lines = (tmp_path / "run/log.jsonl").read_bytes().splitlines(True)
+    assert lines[1] == note and [json.loads(line).get("step") for line in lines] == [1, None, 2]
 
 
 def test_pretrained_weights_of_another_scale_are_all_taken_but_the_upsampler(train, tmp_path):
@@ -241,6 +258,13 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_last_good_checkpo
     assert outcome.code == 2 and "cfsrcnn_latest.train.pt" in outcome.err
     assert any(f"at step {step}, the 11th in a row" in outcome.err for step in (16, 17, 18))
     assert sorted((file.name, file.read_bytes()) for file in (tmp_path / "run").glob("*.p*")) == before
+
+
+def test_weights_that_outgrow_the_validation_are_one_line_with_what_to_do(train, tmp_path):
+    outcome = train("run", "--max_steps", 5, "--lr", 1e30, "--print_interval", 1)
+    assert outcome.code == 2 and "step 1 cannot be validated (the network's output is not finite" in outcome.err
+    assert "nothing was saved before; if the weights grow without bound, try a lower --lr" in outcome.err
+    assert not list((tmp_path / "run").glob("*.p*"))
 
 
 def test_images_smaller_than_the_patch_are_named(refused, training_set, tmp_path):

@@ -73,6 +73,12 @@ def test_each_layout_is_as_published(command, tiny, lay_out):
     assert outcome.code == 0 and outcome.out.splitlines()[-4:] == [line + ")" for line in LINES], outcome
 
 
+def test_a_digit_in_a_name_that_is_no_number_is_a_letter(command, tiny):
+    for kind in ("HR", "LR"):
+        (tiny / f"x2/10_SRF_2_{kind}.png").rename(tiny / f"x2/9\N{SUPERSCRIPT TWO}1_{kind}.png")
+    assert command(*VERIFY, tiny).code == 0
+
+
 def test_lr_images_made_from_hr_are_said_to_be(command, tiny):
     as_hr_only(tiny)
     outcome = command(*VERIFY, tiny, "--scales", 3)

@@ -78,6 +78,8 @@ class TrainingLog:
             try:
                 entry = parse_json(line)
                 later = entry["run"] == self._name and entry["step"] > step
+            except UnicodeDecodeError:  # what a damaged disk left
+                later = True
             except ValueError:
                 later = _cut_off(line)
             except (KeyError, TypeError):  # not written by us
