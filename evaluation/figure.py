@@ -129,11 +129,8 @@ def main() -> None:
     parser.add_argument("--crops_only", action="store_true", help="LR, then the enlarged crops alone, HR last")
     parser.add_argument("--out", type=Path, required=True, help="NAME.png or NAME.pdf; NAME: both are written")
     args = parser.parse_args()
-    if not args.out.name:
-        raise InputError(f"--out {args.out} is a folder: name the figure, such as {args.out / 'figure'}")
-
     if args.out.is_dir() or args.out.name in ("", ".."):
-        raise InputError(f"--out {args.out} is a folder: name the file to write, such as {args.out / 'figure.png'}")
+        raise InputError(f"--out {args.out} is a folder: name the figure, such as {args.out / 'figure'}")
     both = [args.out.with_name(args.out.name + ending) for ending in (".png", ".pdf")]
     files = [args.out] if args.out.suffix in (".png", ".pdf") else both
     pair, compare = TestPair(args.image, None, args.scale), dict(args.compare)

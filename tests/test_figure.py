@@ -134,7 +134,7 @@ def test_a_folder_in_the_place_of_the_figure_is_named(refused, words, tmp_path, 
     where, before = words.index("--out") + 1, sorted(tmp_path.parent.iterdir())
     for out in (tmp_path, "/", ".", "..", ""):
         words[where] = out
-        refused("is a folder: name the file to write", *words)
+        refused("is a folder: name the figure, such as", *words)
     assert sorted(tmp_path.parent.iterdir()) == before
 
 
