@@ -30,7 +30,7 @@ from dataset.hdf5 import read_hdf5
 from dataset.patches import Batch, PatchSampler
 from dataset.testset import MissingTestSetError, TestSet, open_test_set
 from evaluation.benchmark import evaluate, mean_row
-from evaluation.inference import BicubicUpscaler, NetworkUpscaler
+from evaluation.inference import BicubicUpscaler
 from model import build_net
 from model.checkpoint import load_matching, save_state
 from model.init import initialise
@@ -39,6 +39,7 @@ from training.log import TrainingLog
 from training.muon import MuonAndAdam
 from training.parallel import Crew
 from training.run_state import RunState
+from training.stopping import StopAskedError, StoppableUpscaler
 
 LOSSES = {"MSE": nn.MSELoss, "L1": nn.L1Loss, "SmoothL1": nn.SmoothL1Loss}
 SCHEDULES: dict[str, Callable[[int, argparse.Namespace], float]] = {  # the share of --lr at step 0, 1, ...
@@ -139,11 +140,13 @@ class Solver:
         """Step after step, until the last one or until all processes know that they are to stop."""
         args = self.args
         since, images_done = time.perf_counter(), 0
+        if self._window and self._at_interval():  # the run was stopped while it measured the test sets
+            self._finish_interval(0.0)
         while self.step < args.max_steps and not self._stopped_by:
             self._pending.append(self.train_step())
             images_done += args.batch_size
             self._bar.update()
-            at_interval = self.step % args.print_interval == 0 or self.step == args.max_steps
+            at_interval = self._at_interval()
             asked = self._asked_to_stop and self.crew.count == 1  # several must first agree on the step
             if at_interval or asked or self.device.type != "cuda" or self.step % CUDA_CHECK_INTERVAL == 0:
                 self._look_at_losses()
@@ -158,6 +161,9 @@ class Solver:
             self.seconds += time.perf_counter() - since
             self._look_at_losses()
             self._save_latest()
+
+    def _at_interval(self) -> bool:
+        return self.step % self.args.print_interval == 0 or self.step == self.args.max_steps
 
     def train_step(self) -> tuple[Tensor, Tensor]:
         """One step on one batch; returns the loss and the gradient norm before clipping, on the device.
@@ -214,15 +220,19 @@ class Solver:
             "images_per_second": round(rate, 2),
             "seconds": round(self.seconds, 1),
         }
-        self._window = []
         line = f"step {self.step}: loss {math.nan if loss is None else loss:.5f}"
         if skipped:
             values["skipped"] = skipped
             line += f", {skipped} steps skipped, their gradients were not finite"
         sound = not self._skipped_in_a_row  # or else the weights may be the reason: nothing good is overwritten by them
         if self.test_sets and sound:
-            values["validation"] = validated = self.validate()
+            try:
+                values["validation"] = validated = self.validate()
+            except StopAskedError:  # it is measured again after --resume
+                self._stopped_by = self._asked_to_stop
+                return
             line += "".join(f", {at} {q['psnr']:.2f}/{q['ssim']:.4f}" for at, q in validated.items())
+        self._window = []
         if self.crew.first:
             self._bar.write(line)
             self._log.write(self.step, values)
@@ -234,16 +244,19 @@ class Solver:
         """PSNR (dB) and SSIM of the weights as they would be saved, by the benchmark's code: {"x2": {"psnr", "ssim"}}.
 
         The images are shared out over the processes; the means are the same whatever their number. `InputError`, in all
-        processes, if one of them cannot measure its images.
+        processes, if one of them cannot measure its images. A process that is alone and asked to stop does so after the
+        image at hand, by `StopAskedError`.
         """
         net, figures = self.ema_net or self.net, {}
         for number, test_set in enumerate(self.test_sets):
-            upscale = NetworkUpscaler(net, test_set.scale, self.device)
+            upscale = StoppableUpscaler(
+                net, test_set.scale, self.device, lambda: self._asked_to_stop > 0 and self.crew.count == 1
+            )
             own = replace(test_set, pairs=test_set.pairs[self.crew.share(len(test_set))])
             rows, refusal = [], ""
             try:
                 if self.crew.first and number == 0:
-                    self._log.picture(self.step, upscale(test_set.pairs[0].read()[1]))
+                    shown = upscale(test_set.pairs[0].read()[1])
                 rows = evaluate(upscale, own, check_lr=False).rows if own.pairs else []
             except InputError as error:  # the others wait for this process, and the first alone can say why
                 refusal = str(error)
@@ -254,6 +267,8 @@ class Solver:
                 )
             quality = mean_row(self.crew.gather(rows)).quality
             figures[f"x{test_set.scale}"] = {"psnr": quality.psnr, "ssim": quality.ssim}
+        if self.crew.first:
+            self._log.picture(self.step, shown)
         net.train()
         return figures
 
@@ -328,6 +343,7 @@ class Solver:
             )  # mapped, processes share one copy
         if preload == "device" and not cuda:
             images = images.in_memory()
+        self._check_batch()
         self.image_count = len(images)
         place = {"host": "mapped from the file", "device": "on the GPU" if cuda else "in memory"}[preload]
         weights = sum(weight.numel() for weight in self.net.parameters() if weight.requires_grad)
@@ -348,6 +364,16 @@ class Solver:
             on_device=cuda and preload == "device",
             share=self.crew.share(args.batch_size),
         )
+
+    def _check_batch(self) -> None:
+        """`InputError` for a batch whose patches alone cannot lie in memory, before the time to draw it is spent."""
+        args, free = self.args, available_memory(self.device)
+        pixels = -(-args.batch_size // self.crew.count) * args.patch_size**2 * (1 + max(self.scales) ** 2)
+        if 12 * pixels > free:  # three values of four bytes each
+            raise InputError(
+                f"--batch_size {args.batch_size} with --patch_size {args.patch_size}: the patches alone need more than "
+                f"the {free / 1e9:.1f} GB of memory that are free, use smaller ones"
+            )
 
     def _open_test_sets(self) -> list[TestSet]:
         """The test sets for validation at the scales that are there; what is missing is said, what is torn is an error."""

@@ -176,7 +176,8 @@ def differences(run: Path, alone: Path) -> list[str]:
             ours, theirs = read_state(run / name), read_state(alone / name)
             same = ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
             wrong += [] if same else [f"{name} differs"]
-    return wrong + ([] if log_of(run) == log_of(alone) else ["log.jsonl differs"])
+    wrong += [] if log_of(run) == log_of(alone) else ["log.jsonl differs"]
+    return wrong + ([] if board_of(run) == board_of(alone) else ["TensorBoard differs"])
 
 
 def names(run: Path) -> list[str]:
@@ -188,6 +189,18 @@ def log_of(run: Path) -> list[dict]:
     """The lines of the log, with the figures of the validation, but without what a clock said."""
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key not in CLOCKS} for line in lines]
+
+
+def board_of(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Step and value of all points that TensorBoard shows, by the curve's name, but for those of a clock."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    points = {}
+    for folder in sorted(run.glob("*_tensorboard")):
+        board = EventAccumulator(str(folder), {"scalars": 0}).Reload()  # 0: all points
+        for name in set(board.Tags()["scalars"]) - set(CLOCKS):
+            points[name] = [(event.step, event.value) for event in board.Scalars(name)]
+    return points
 
 
 def main() -> None:

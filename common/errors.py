@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -42,13 +42,17 @@ def run_command(main: Callable[[], None]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop
     try:
-        main()
+        try:
+            main()
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()  # what fails here would fail at the very end, with words of its own and code 120
     except InputError as error:
         _leave(f"error: {one_line(error)}", 2)
     except KeyboardInterrupt:
         _leave("stopped by Ctrl-C", 130)
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(0)
     except MemoryError as error:
         _leave(f"error: out of memory: {one_line(error)}", 2)
@@ -59,7 +63,14 @@ def run_command(main: Callable[[], None]) -> None:
             raise
         _leave("error: out of memory: free some, or ask for less at once, such as a smaller batch, patch or tile", 2)
     except OSError as error:  # disk full, no permission, ...: the system's own words name the file
+        _drop_output()
         _leave(f"error: {one_line(error)}", 2)
+
+
+def _drop_output() -> None:
+    """What is still to be printed goes nowhere: the disk or the reader that it was for takes no more."""
+    with suppress(OSError, ValueError, AttributeError):  # it may be closed, or no file at all
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _leave(message: str, code: int) -> None:

@@ -7,7 +7,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,6 +106,12 @@ class PatientFile(io.FileIO):
     def __exit__(self, *_: object) -> None:
         self.close()
         self.check()
+
+
+def check_not_read(out: Path, inputs: Iterable[Path]) -> None:
+    """`InputError` if a file to be written is one of those that are read."""
+    if real(out) in {real(each) for each in inputs}:
+        raise InputError(f"{out} is itself read and would be overwritten: choose another name for what is written")
 
 
 def make_folder(path: Path) -> Path:

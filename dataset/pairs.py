@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError
-from common.files import whole_folder
+from common.files import check_not_read, whole_folder
 from common.overlap import in_order
 from common.progress import progress
 from dataset.hdf5 import write_hdf5
@@ -51,6 +51,7 @@ def write_training_set(
     if out.is_dir():
         raise InputError(f"{out} is a folder: name the file to write, such as {out / 'train.h5'}")
     pairs = [pair for source in sources for pair in _find_pairs(source, scales)]
+    check_not_read(out, [file for pair in pairs for file in (pair.hr, *pair.lr.values())])
     if not hold_out:
         _write(pairs, shrink, out, scales, edge, workers)
         return

@@ -88,9 +88,9 @@ class PatchSampler:
         self._random.bit_generator.state, self._order = loaded["random"], order
 
     def _next_images(self, count: int) -> np.ndarray:
-        while len(self._order) < count:
-            epoch = self._random.permutation(len(self._sizes[self.scales[0]]))
-            self._order = np.concatenate([self._order, epoch])
+        images = len(self._sizes[self.scales[0]])
+        epochs = [self._random.permutation(images) for _ in range(-(-(count - len(self._order)) // images))]
+        self._order = np.concatenate([self._order, *epochs])
         image, self._order = self._order[:count], self._order[count:]
         return image
 

@@ -10,7 +10,7 @@ from PIL import Image
 from common.errors import InputError
 from common.progress import progress
 from common.scales import SCALES
-from dataset.images import EXTENSIONS, read_rgb
+from dataset.images import EXTENSIONS, FORMATS, read_rgb
 from dataset.testset import TestPair, TestSet
 from evaluation.benchmark import Result, Row, mean_row
 from evaluation.inventory import known_set
@@ -104,7 +104,8 @@ def _fits(folder: Path, test_set: TestSet) -> bool:
     if first is None or not all(find_sr(folder, pair) for pair in test_set.pairs):
         return False
     try:
-        with Image.open(first) as image:
-            return image.size == test_set.pairs[0].read()[0].shape[1::-1]
-    except OSError:
+        with Image.open(first, formats=FORMATS) as image:
+            size = image.size
+    except Exception:  # of a damaged file Pillow raises nearly anything
         raise InputError(f"{first} is not a readable picture: replace or remove it") from None
+    return size == test_set.pairs[0].read()[0].shape[1::-1]

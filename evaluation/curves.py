@@ -5,7 +5,6 @@ Command line: `python -m evaluation.curves LOG... --out FILE.png` (or .svg, .pdf
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +15,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from common.errors import InputError, one_line, run_command
-from common.files import whole_file
+from common.errors import InputError, one_line, plain, run_command
+from common.files import check_not_read, whole_file
 from common.flags import Flags
+from common.plain_json import parse_json
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; the dashes do it in black and white
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (3, 2)), (0, (1, 1)))
+MOST_STEPS = 10**15  # of a run; Matplotlib takes no whole number of any size
 MARKS = {"x2": "o", "x3": "^", "x4": "s"}
 FORMATS = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}  # metadata: the same run, the same file
 
@@ -42,13 +43,15 @@ class Run:
     psnr: dict[str, dict[int, float]] = field(default_factory=dict)
 
     def add(self, entry: dict) -> None:
-        """Appends a line of the log; KeyError, TypeError, ValueError or AttributeError if it is not one."""
+        """Appends a line of the log; KeyError, TypeError, ValueError, AttributeError or OverflowError if it is not one."""
+        if abs(step := int(entry["step"])) > MOST_STEPS:
+            raise ValueError(f"a step beyond {MOST_STEPS:.0e}")
         for scale, figures in entry.get("validation", {}).items():
             self.psnr.setdefault(scale, {})[len(self.steps)] = float(figures["psnr"])
         self.hours.append(float(entry["seconds"]) / 3600)
         self.loss.append(math.nan if entry["loss"] is None else float(entry["loss"]))  # None: all steps were skipped
         self.lr.append(float(entry["lr"]))
-        self.steps.append(int(entry["step"]))
+        self.steps.append(step)
 
 
 def read_log(path: Path) -> list[Run]:
@@ -58,9 +61,9 @@ def read_log(path: Path) -> list[Run]:
     runs: dict[str, Run] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            entry = json.loads(line)
-            runs.setdefault(entry["run"], Run(entry["run"])).add(entry)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            entry = parse_json(line)
+            runs.setdefault(entry["run"], Run(plain(str(entry["run"])))).add(entry)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             what = f"no {error}" if isinstance(error, KeyError) else one_line(error)
             raise InputError(f"{path}, line {number} is no line of a training log ({what}): remove it") from None
     if not runs:
@@ -100,7 +103,7 @@ def draw_curves(runs: list[Run]) -> Figure:
             "color": COLOURS[number % len(COLOURS)],
             "linestyle": DASHES[number % len(DASHES)],
             "linewidth": 1.4,
-            "label": run.name,
+            "label": _literal(run.name),
         }
         style |= {"marker": ".", "markersize": 5} if len(run.steps) < 40 else {}
         for (_, plot), (left, right) in zip(rows, grid, strict=True):
@@ -128,8 +131,13 @@ def draw_curves(runs: list[Run]) -> Figure:
 def _plot_psnr(axes: Axes, x: Sequence[float], run: Run, style: dict) -> None:
     """One line per scale; the marks tell the scales apart where a run has several."""
     for scale, psnr in run.psnr.items():
-        several = {"label": f"{run.name}, {scale}", "marker": MARKS.get(scale, "."), "markersize": 3}
+        several = {"label": _literal(f"{run.name}, {scale}"), "marker": MARKS.get(scale, "."), "markersize": 3}
         axes.plot([x[line] for line in psnr], list(psnr.values()), **style | (several if len(run.psnr) > 1 else {}))
+
+
+def _literal(name: str) -> str:
+    """A name as Matplotlib shows it, which takes what stands between two dollars for a formula."""
+    return name.replace("$", r"\$")
 
 
 def write_figure(figure: Figure, path: Path) -> None:
@@ -147,6 +155,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.out.suffix.lower() not in FORMATS:
         raise InputError(f"--out {args.out} must end in {', '.join(FORMATS)}")
+    check_not_read(args.out, args.logs)
     runs = read_logs(args.logs)
     write_figure(draw_curves(runs), args.out)
     print(f"wrote {args.out}: {', '.join(f'{run.name} ({run.steps[-1]:,.0f} steps)' for run in runs)}")

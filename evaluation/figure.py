@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from common.errors import InputError, run_command
-from common.files import whole_file
+from common.files import check_not_read, whole_file
 from common.flags import Flags
 from common.scales import SCALES
 from dataset.images import read_rgb
@@ -129,11 +129,14 @@ def main() -> None:
     parser.add_argument("--crops_only", action="store_true", help="LR, then the enlarged crops alone, HR last")
     parser.add_argument("--out", type=Path, required=True, help="NAME.png or NAME.pdf; NAME: both are written")
     args = parser.parse_args()
-    if not args.out.name:
+    if args.out.is_dir() or args.out.name in ("", ".."):
         raise InputError(f"--out {args.out} is a folder: name the figure, such as {args.out / 'figure'}")
-
-    pair = TestPair(args.image, None, args.scale)
-    panels = make_panels(pair, args.ckpt_path, dict(args.compare))
+    both = [args.out.with_name(args.out.name + ending) for ending in (".png", ".pdf")]
+    files = [args.out] if args.out.suffix in (".png", ".pdf") else both
+    pair, compare = TestPair(args.image, None, args.scale), dict(args.compare)
+    for file in files:
+        check_not_read(file, [args.image, args.ckpt_path, *(matching_sr(folder, pair) for folder in compare.values())])
+    panels = make_panels(pair, args.ckpt_path, compare)
     hr = panels[0].image
     crop = args.crop or pick_crop(panels[1].image, panels[2].image)
     if crop[0] + crop[2] > hr.shape[1] or crop[1] + crop[3] > hr.shape[0]:
@@ -143,8 +146,6 @@ def main() -> None:
         figure = draw_crops([Panel(lr, "LR"), *panels[1:], Panel(hr, "HR")], crop)
     else:
         figure = draw_figure(panels, crop)
-    both = [args.out.with_name(args.out.name + ending) for ending in (".png", ".pdf")]
-    files = [args.out] if args.out.suffix in (".png", ".pdf") else both
     for file in files:
         with whole_file(file) as temporary:
             figure.save(temporary)

@@ -124,6 +124,8 @@ def hash_files(files: Iterable[Path], names: bool = True) -> str:
     """SHA-256 over the contents of files and, with `names`, their names; what tells whether a kept result still holds."""
     digest = hashlib.sha256()
     for file in files:
+        if not file.is_file():  # a pipe would be waited for
+            raise InputError(f"{file} is gone, or no ordinary file: replace or remove it")
         content = file.read_bytes()
         if names:
             digest.update(f"{file.name}\0{len(content)}\0".encode())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.plain_json import parse_json
 from evaluation.benchmark import Result
 from evaluation.report import write_results
 
@@ -39,12 +39,14 @@ def kept_or_measured(path: Path, about: dict, measure: Callable[[], Result], fre
 
 
 def _read(path: Path, about: dict) -> Figures | None:
+    if not path.is_file():  # a pipe would be waited for
+        return None
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_bytes())
         if any(content[key] != value for key, value in about.items() if key not in WHERE_ONLY):
             return None
         psnr, ssim = (content["mean"][key] for key in ("psnr", "ssim"))
         psnr = math.inf if psnr is None else float(psnr)  # JSON has no infinity
         return Figures(psnr, float(ssim), len(content["images"]), float(content["foreign_lr"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None

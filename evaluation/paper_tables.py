@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import InputError
+from common.plain_json import parse_json
 from common.scales import SCALES
 from evaluation import complexity, published
 from evaluation.inventory import SETS, KnownSet
@@ -96,10 +96,10 @@ def runtime_table(measured: Path) -> Table:
     notes = ["seconds of other machines than the paper's do not compare with its own"]
     if measured.is_file():
         try:
-            content = json.loads(measured.read_text())["table9"]
+            content = parse_json(measured.read_bytes())["table9"]
             seconds = [float(content[column]) for column in columns]
             device = " ".join(str(content["device"]).split())
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             raise InputError(
                 f"{measured} has no run-times for Table IX: remove it and make it with {command}"
             ) from None

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from common.errors import InputError, one_line, run_command
-from common.files import PatientFile, whole_file
+from common.files import PatientFile, check_not_read, whole_file
 from common.flags import Flags
 from model import build_net, net_class
 from model.names import State, identify, to_authors, to_native
@@ -206,6 +206,7 @@ def main() -> None:
     if args.command == "show":
         print(f"{args.input} is {contents}: {sum(value.numel() for value in state.values()):,} values")
         return
+    check_not_read(args.output, [args.input])
     save_state(to_authors(state) if args.format == "authors" else to_native(state), args.output)
     print(f"wrote {args.output} ({args.format} form, {', '.join(f'x{scale}' for scale in contents.scales)})")
 

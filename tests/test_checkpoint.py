@@ -179,6 +179,14 @@ def test_a_missing_file_is_named(refused, tmp_path):
         load_net(tmp_path / "none.pth")
 
 
+def test_a_file_is_not_converted_into_its_own_place(refused, authors, tmp_path):
+    file = write({"params": authors("x2"), "params_ema": authors("x2")}, tmp_path / "w.pth")
+    (tmp_path / "link.pth").symlink_to(file)
+    for out in (file, tmp_path / "link.pth"):
+        refused("is itself read", "-m", "model.checkpoint", "convert", file, out, "--format", "native")
+    assert read_state(file).keys() == authors("x2").keys() and len(torch.load(file, weights_only=True)) == 2
+
+
 # --- files that would run code --------------------------------------------------------------------------------------
 
 

@@ -69,6 +69,23 @@ def test_without_validation_there_is_no_psnr_panel(tmp_path):
     assert len(figure.axes) == 4
 
 
+def line(**changes) -> str:
+    return json.dumps({"run": "run", "step": 1, "loss": 0.1, "lr": 1e-4, "seconds": 1.0} | changes)
+
+
+@pytest.mark.parametrize("ending", [".png", ".svg", ".pdf"])
+def test_any_name_of_a_run_is_shown_as_text(command, tmp_path, ending):
+    for number, name in enumerate((r"$\frac{$ a_^", "a\nb\x1b[31m", "\udcff", None, "$x$")):
+        (tmp_path / f"{number}.jsonl").write_text(line(run=name) + "\n")
+    outcome = command(*CURVES, *sorted(tmp_path.glob("*.jsonl")), "--out", tmp_path / f"a{ending}")
+    assert outcome.code == 0 and (tmp_path / f"a{ending}").exists(), outcome.err
+    assert (
+        r"$\frac{$ a_^ (1 steps), a\nb\x1b[31m (1 steps), \udcff (1 steps)" in outcome.out and "\x1b" not in outcome.out
+    )
+    legend = draw_curves(read_log(tmp_path / "4.jsonl")).axes[0].get_lines()[0].get_label()
+    assert legend == r"\$x\$"
+
+
 def test_an_unusable_log_or_ending_is_one_line(refused, tmp_path):
     log, out = write_log(tmp_path / "log.jsonl", "first"), tmp_path / "a.png"
     refused("none.jsonl does not exist", *CURVES, log, tmp_path / "none.jsonl", "--out", out)
@@ -76,7 +93,15 @@ def test_an_unusable_log_or_ending_is_one_line(refused, tmp_path):
     refused("empty.jsonl is empty", *CURVES, tmp_path / "empty.jsonl", "--out", out)
     refused("must end in .png, .svg, .pdf", *CURVES, log, "--out", tmp_path / "a.txt")
     good = log.read_text()
-    for bad in ('{"run": "first", "st', '{"run": "first", "step": 500}', "[1]", '"run"', '{"run": 1, "validation": 2}'):
+    for bad in (
+        '{"run": "first", "st',
+        '{"run": "first", "step": 500}',
+        "[1]",
+        '"run"',
+        '{"run": 1, "validation": 2}',
+        "[" * 100_000,
+        line(step=10**400),
+    ):
         log.write_text(good + bad)
         refused("log.jsonl, line 5 is no line of a training log", *CURVES, log, "--out", out)
     log.write_bytes(b"\xff\xfe\x00")

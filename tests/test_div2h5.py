@@ -220,6 +220,15 @@ def test_a_folder_in_the_place_of_the_file_is_named_before_anything_is_read(refu
     refused("--workers: -1 is not", "div2h5.py", "--source", pictures, "--out", tmp_path / "never.h5", "--workers", -1)
 
 
+def test_a_picture_is_never_overwritten(refused, div2k, tmp_path):
+    source = tmp_path / "DIV2K"
+    before = {file: file.read_bytes() for file in source.rglob("*.png")}
+    (tmp_path / "link.h5").symlink_to(next(iter(before)))
+    for out in (*before, tmp_path / "link.h5"):
+        refused("is itself read and would be overwritten", "div2h5.py", "--source", source, "--out", out)
+    assert {file: file.read_bytes() for file in source.rglob("*.png")} == before
+
+
 def test_a_folder_without_pictures_is_named(refused, tmp_path):
     refused(f"{tmp_path} holds no pictures", "div2h5.py", "--source", tmp_path, "--out", tmp_path / "never.h5")
 

@@ -119,6 +119,25 @@ def test_a_missing_or_unfit_picture_of_others_is_one_line(command, refused, word
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_read_is_never_overwritten(refused, words, picture, tmp_path):
+    where, theirs = words.index("--out") + 1, tmp_path / "theirs/cup.png"
+    write_png(theirs, read_rgb(picture))
+    before = picture.read_bytes(), theirs.read_bytes()
+    for out in (picture, theirs, picture.with_suffix("")):
+        words[where] = out
+        refused("is itself read and would be overwritten", *words, "--compare", f"Theirs={theirs.parent}")
+    assert (picture.read_bytes(), theirs.read_bytes()) == before
+
+
+def test_a_folder_in_the_place_of_the_figure_is_named(refused, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    where, before = words.index("--out") + 1, sorted(tmp_path.parent.iterdir())
+    for out in (tmp_path, "/", ".", "..", ""):
+        words[where] = out
+        refused("is a folder: name the figure, such as", *words)
+    assert sorted(tmp_path.parent.iterdir()) == before
+
+
 def test_crops_alone_stand_in_one_row_of_equal_size(command, words, captions, tmp_path):
     assert command(*words, "--crops_only").code == 0
     assert [caption.partition(" (")[0] for caption in captions] == ["LR", "Bicubic", "CFSRCNN", "HR"]

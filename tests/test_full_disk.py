@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import subprocess
+import threading
 from contextlib import contextmanager
 
 import pytest
@@ -93,7 +94,7 @@ def test_a_report_is_whole_or_not_there(command, refused, pictures, tmp_path):
     assert command(*words).code == 0
     folder = tmp_path / "bicubic" / pictures.name / "x2"
     before = content(folder)["report.html"]
-    for size in (100_000, len(before) - 1):  # while its pictures are gathered, and at its last byte
+    for size in (100_000, len(before) - 100):  # while its pictures are gathered, and at its end; seconds vary in length
         with largest_file(size):
             refused("report.html cannot be written (File too large)", *words)
         assert content(folder).keys() == {"report.html", "results.json"} and content(folder)["report.html"] == before
@@ -111,6 +112,18 @@ def test_a_log_gets_a_whole_line_or_none(tmp_path):
     log.write(2, {"loss": 1.0})
     log.close()
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("size", [0, 1, 5_000])
+def test_curves_that_do_not_fit_are_one_line(command, refused, pictures, tmp_path, size):
+    """TensorBoard's files are written on a thread of its own."""
+    assert command("div2h5.py", "--source", pictures, "--out", tmp_path / "a.h5", "--scales", 2).code == 0
+    where = ["--train_data_path", tmp_path / "a.h5", "--val_data_dir", pictures, "--ckpt_dir", tmp_path / "run"]
+    words, hook = ["train.py", *where, *SMALL, "--max_steps", 2], threading.excepthook
+    with largest_file(size):
+        refused("cfsrcnn_tensorboard cannot be written (File too large): free some space", *words)
+    assert threading.excepthook == hook
+    assert command(*words).code == 0 and len((tmp_path / "run/log.jsonl").read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])

@@ -1,6 +1,8 @@
 """A run that is killed without warning, again and again, ends with the weights and the log of one left alone."""
 
-from benchmarks.kill import differences, kill_and_compare, log_of, names, readable
+from torch.utils.tensorboard import SummaryWriter
+
+from benchmarks.kill import board_of, differences, kill_and_compare, log_of, names, readable
 
 
 def test_a_killed_run_goes_on_as_if_never_killed(tmp_path, monkeypatch):
@@ -17,6 +19,14 @@ def test_it_would_be_noticed(tmp_path):
     (tmp_path / "run/log.jsonl").write_text('{"step": 1, "loss": 4, "seconds": 3}\n')
     assert differences(tmp_path / "run", tmp_path / "alone") == ["log.jsonl differs"]
     assert log_of(tmp_path / "run") == [{"step": 1, "loss": 4}] and names(tmp_path / "run") == ["log.jsonl"]
+    (tmp_path / "run/log.jsonl").write_bytes((tmp_path / "alone/log.jsonl").read_bytes())
+    for name, steps in {"alone": (1, 2), "run": (1, 2, 2)}.items():
+        with SummaryWriter(str(tmp_path / name / "run_tensorboard")) as board:
+            for step in steps:
+                board.add_scalar("loss", 0.5, step)
+                board.add_scalar("seconds", len(steps), step)
+    assert board_of(tmp_path / "run") == {"loss": [(1, 0.5), (2, 0.5), (2, 0.5)]}
+    assert differences(tmp_path / "run", tmp_path / "alone") == ["TensorBoard differs"]
     (tmp_path / "run/.unfinished_1.pth").touch()
     assert differences(tmp_path / "run", tmp_path / "alone")[0] == ".unfinished_1.pth is left over"
     for name in ("a.pth", "a.train.pt", "log.jsonl"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -110,11 +111,12 @@ def test_a_second_run_measures_nothing(command, words, measured, tmp_path):
     outcome = command(*words)
     assert len(measured) == 2 and outcome.out.count(", kept") == 2
     assert (tmp_path / "out/tables.md").read_text() == first
-    next((tmp_path / "out/measured").glob("*bicubic*")).write_text("{")  # cut off by a crash
-    command(*words)
-    assert measured[2:] == ["Bicubic, Set5 x2"]
+    for number, torn in enumerate((b"{", b"\xff", b"[" * 100_000), 1):  # cut off by a crash, or no result at all
+        next((tmp_path / "out/measured").glob("*bicubic*")).write_bytes(torn)
+        assert command(*words).code == 0
+        assert measured[2:] == ["Bicubic, Set5 x2"] * number
     command(*words, "--fresh")
-    assert len(measured) == 5
+    assert len(measured) == 7
 
 
 def test_what_changed_is_measured_again(command, words, measured, shelf, tmp_path):
@@ -232,14 +234,25 @@ def test_bad_folders_and_files_are_one_line(refused, words, tmp_path):
     refused("file is a file", *words, "--out", tmp_path / "file")
 
 
+def test_pipes_are_not_waited_for(refused, words, shelf, tmp_path):
+    (tmp_path / "out/measured").mkdir(parents=True)
+    os.mkfifo(tmp_path / "out/measured/Set5_x2_bicubic_paper.json")
+    refused("Set5_x2_bicubic_paper.json is no ordinary file", *words)
+    (tmp_path / "data/Set5").mkdir(parents=True)
+    shutil.copy(next((shelf / "data/Set5/x2").glob("*_HR.png")), tmp_path / "data/Set5/a.png")
+    os.mkfifo(tmp_path / "data/Set5/pipe.png")
+    refused("pipe.png is gone, or no ordinary file", *words, "--data", tmp_path / "data")
+
+
 def test_run_times_come_from_the_benchmarks_file(command, refused, words, tmp_path):
     (tmp_path / "out").mkdir()
     seconds = {"device": "a CPU", "hr_256": 0.51234, "hr_512": 2.0, "hr_1024": 8.25}
     (tmp_path / "out/inference.json").write_text(json.dumps({"table9": seconds}))
     command(*words)
     assert "| **CFSRCNN (measured on a CPU)** | 0.5123 | 2 | 8.25 |" in (tmp_path / "out/table9_runtime.md").read_text()
-    (tmp_path / "out/inference.json").write_text("{}")
-    refused("inference.json has no run-times for Table IX", *words)
+    for bad in (b"{}", b"\xff", b"[" * 100_000, b'{"table9": {"device": "", "hr_256": 1' + b"0" * 400 + b"}}"):
+        (tmp_path / "out/inference.json").write_bytes(bad)
+        refused("inference.json has no run-times for Table IX", *words)
 
 
 def test_the_papers_numbers_are_all_there():

@@ -70,7 +70,17 @@ def test_runs_of_other_names_may_share_the_folder(other, tmp_path):
         assert sorted(os.listdir(tmp_path / "runs")) == ["another.lock", "run.lock"]
 
 
-@pytest.mark.parametrize("content", ["", "not JSON", '{"host": 1}', '{"host": "elsewhere", "pid": 1, "start": "then"}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "not JSON",
+        "[" * 4000,
+        '{"host": 1}',
+        '{"host": "elsewhere", "pid": 1, "start": "then"}',
+        '{"host": "elsewhere", "pid": 1e999, "start": "then"}',
+    ],
+)
 def test_what_stands_in_a_file_that_nobody_holds_does_not_matter(tmp_path, content):
     (tmp_path / "run.lock").write_text(content)
     with run_lock(tmp_path, "run"):
@@ -90,6 +100,14 @@ def test_a_lock_file_that_leads_elsewhere_is_not_followed(tmp_path):
     with pytest.raises(OSError, match="symbolic links"), run_lock(tmp_path / "runs", "run"):
         pass
     assert (tmp_path / "precious").read_text() == "mine"
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_a_lock_that_is_no_file_is_named_and_not_waited_for(refused, tmp_path, make):
+    (tmp_path / "runs").mkdir()
+    make(tmp_path / "runs/run.lock")
+    refused("run.lock is no ordinary file", "train.py", *flags(tmp_path))
+    assert os.listdir(tmp_path / "runs") == ["run.lock"]
 
 
 @pytest.mark.usefixtures("no_flock")

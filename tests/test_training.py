@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -92,6 +93,25 @@ def test_resume_goes_on_bit_for_bit(train, tmp_path, monkeypatch, flags):
     assert "at step 7" in train("parts", "--max_steps", 12, *flags, "--resume").out
     assert same(weights(tmp_path / "whole/cfsrcnn_12.pth"), weights(tmp_path / "parts/cfsrcnn_12.pth"))
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_run_within_ten_seconds_with_one_line(training_set, tmp_path, number, code):
+    words = [sys.executable, ROOT / "train.py", "--train_data_path", training_set, "--val_data_dir", "none"]
+    words += ["--ckpt_dir", tmp_path, *SMALL, "--max_steps", 100_000, "--print_interval", 1000]
+    with open(tmp_path / "err", "w") as err:
+        process = subprocess.Popen([str(word) for word in words], stdout=subprocess.PIPE, stderr=err, text=True)
+    while not (tmp_path / "cfsrcnn_tensorboard").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(number)
+    start = time.monotonic()
+    assert process.wait(timeout=60) == code and time.monotonic() - start < 10
+    lines = (tmp_path / "err").read_text().replace("\r", "\n").splitlines()
+    said = [line for line in lines if line.strip() and "step/s" not in line and "?step" not in line]
+    assert len(said) == 1 and said[0].startswith("stopped at step ") and "go on with --resume" in said[0], said
+    assert torch.load(tmp_path / "cfsrcnn_latest.train.pt", weights_only=True)["step"] == int(said[0].split()[3][:-1])
 
 
 def test_a_run_stopped_by_sigterm_goes_on_as_if_never_stopped(train, training_set, test_set, tmp_path):
@@ -213,6 +233,24 @@ def test_a_run_that_stands_is_not_overwritten(train, refused, training_set, tmp_
     assert (tmp_path / "run/cfsrcnn_1.pth").read_bytes() == before
 
 
+def test_weights_whose_state_is_gone_are_not_overwritten_unasked(train, tmp_path):
+    train("run", "--max_steps", 1)
+    (tmp_path / "run/cfsrcnn_latest.train.pt").unlink()
+    before = (tmp_path / "run/cfsrcnn_1.pth").read_bytes()
+    flags = ["--max_steps", 1, "--pretrained", tmp_path / "run/cfsrcnn_1.pth"]
+    outcome = train("run", *flags)
+    assert outcome.code == 2 and "cfsrcnn_1.pth is of an earlier run" in outcome.err
+    assert (tmp_path / "run/cfsrcnn_1.pth").read_bytes() == before
+    assert train("run", *flags, "--ckpt_name", "cfsr").code == train("run", *flags, "--resume").code == 0
+
+
+def test_a_state_that_is_a_pipe_is_not_waited_for(train, tmp_path):
+    (tmp_path / "run").mkdir()
+    os.mkfifo(tmp_path / "run/cfsrcnn_latest.train.pt")
+    outcome = train("run", "--max_steps", 1, "--resume")
+    assert outcome.code == 2 and "cfsrcnn_latest.train.pt is no ordinary file" in outcome.err
+
+
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_last_good_checkpoint(train, tmp_path):
     train("run", "--max_steps", 5)
     before = sorted((file.name, file.read_bytes()) for file in (tmp_path / "run").glob("*.p*"))
@@ -255,6 +293,9 @@ def test_images_smaller_than_the_patch_are_named(refused, training_set, tmp_path
         (["--ema", 1], "--ema"),
         (["--ckpt_name", "a/b"], "must be a plain name"),
         (["--warmup", -1], "--warmup"),
+        (["--batch_size", 10**12], "the patches alone need more than"),
+        (["--batch_size", 10**400], "the patches alone need more than"),
+        (["--patch_size", 10**9], "--patch_size 1000000000"),
         (["--accumulate", 3], "divides the patches of each process"),
         (["--model", "nonesuch"], "--model takes"),
         (["--pretrained", "nowhere.pth"], "nowhere.pth does not exist"),

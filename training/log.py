@@ -4,43 +4,57 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
+from common.errors import InputError
 from common.files import folder_inside, room_for, whole_file
 from common.locks import locked
+from common.plain_json import parse_json
+
+START = b'{"run": '  # of each line of ours
 
 
 class TrainingLog:
     """Lines of `CKPT_DIR/log.jsonl` and scalars in `CKPT_DIR/CKPT_NAME_tensorboard/`, one of each per interval.
 
-    Opened at `step`, it drops what an interrupted run wrote after it, so that no step stands twice.
+    Opened at `step`, it drops what an interrupted run wrote after it, so that no step stands twice. What is not ours stays.
     """
 
     def __init__(self, folder: Path, name: str, step: int):
         self._name, self._path = name, folder / "log.jsonl"
         self._keep_until(step)
-        board = folder_inside(folder, folder / f"{name}_tensorboard")
-        self._board = SummaryWriter(str(board), purge_step=step + 1)
+        self._place = folder_inside(folder, folder / f"{name}_tensorboard")
+        self._hook = threading.excepthook
+        threading.excepthook = _say_unless_said  # SummaryWriter writes on a thread, and raises here what fails there
+        try:
+            with room_for(self._place):
+                self._board = SummaryWriter(str(self._place), purge_step=step + 1)
+        except BaseException:
+            threading.excepthook = self._hook
+            raise
 
     def write(self, step: int, values: dict) -> None:
         """Appends one line: the run's name, the step and `values` (numbers, or {"x2": {"psnr": ...}} for validation)."""
-        with room_for(self._path):
-            with locked(self._path.parent):
-                _append(self._path, json.dumps({"run": self._name, "step": step, **values}) + "\n")
+        with room_for(self._path), locked(self._path.parent):
+            _append(self._path, json.dumps({"run": self._name, "step": step, **values}) + "\n")
+        with room_for(self._place):
             self._draw(step, values)
 
     def picture(self, step: int, sr: np.ndarray) -> None:
         """One SR image, uint8 HxWx3, for TensorBoard."""
-        self._board.add_image("SR", sr, step, dataformats="HWC")
+        with room_for(self._place):
+            self._board.add_image("SR", sr, step, dataformats="HWC")
 
     def close(self) -> None:
         """Ends the writing to TensorBoard; `log.jsonl` is whole at any time."""
         with suppress(OSError):  # a full disk was said when the line was written
             self._board.close()
+        threading.excepthook = self._hook
 
     def _draw(self, step: int, values: dict) -> None:
         for key, value in values.items():
@@ -52,30 +66,50 @@ class TrainingLog:
         self._board.flush()
 
     def _keep_until(self, step: int) -> None:
+        if self._path.exists() and not self._path.is_file():
+            raise InputError(f"{self._path} is no ordinary file, but the log is to be written there: move it away")
         if self._path.is_file():
             with locked(self._path.parent):  # runs of other names may write to the same log
                 self._drop_after(step)
 
     def _drop_after(self, step: int) -> None:
-        kept = []
-        for line in self._path.read_bytes().splitlines():
+        kept, content = [], self._path.read_bytes()
+        for line in content.splitlines(keepends=True):
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 later = entry["run"] == self._name and entry["step"] > step
-            except ValueError:  # cut off by a crash, or no text at all
-                continue
+            except UnicodeDecodeError:  # what a damaged disk left
+                later = True
+            except ValueError:
+                later = _cut_off(line)
             except (KeyError, TypeError):  # not written by us
                 later = False
             if not later:
-                kept.append(line + b"\n")
-        with whole_file(self._path) as temporary:
-            temporary.write_bytes(b"".join(kept))
+                kept.append(line)
+        if (new := b"".join(kept)) != content:
+            with whole_file(self._path) as temporary:
+                temporary.write_bytes(new)
+
+
+def _say_unless_said(args: threading.ExceptHookArgs) -> None:
+    if not isinstance(args.exc_value, OSError):
+        threading.__excepthook__(args)
+
+
+def _cut_off(line: bytes) -> bool:
+    """Whether this is what a crash left of a line of ours, and no line of somebody else."""
+    rest = line.strip(b"\0\r\n")
+    return rest[: len(START)] == START[: len(rest)]
 
 
 def _append(path: Path, line: str) -> None:
     """Adds a whole line or, where the disk is full, nothing."""
-    with open(path, "ab", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)) as file:
-        size, rest = file.tell(), memoryview(line.encode())
+    with open(path, "a+b", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size:
+            file.seek(size - 1)
+            line = line if file.read(1) == b"\n" else f"\n{line}"  # what was cut off takes no other line with it
+        rest = memoryview(line.encode())
         try:
             while rest:
                 rest = rest[file.write(rest) :]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -17,6 +18,7 @@ from pathlib import Path
 from common.errors import InputError
 from common.files import used_folder
 from common.locks import try_lock
+from common.plain_json import parse_json
 
 
 @contextmanager
@@ -39,6 +41,8 @@ def run_lock(folder: Path, name: str) -> Iterator[None]:
 
 def _take(path: Path, name: str) -> int:
     while True:
+        if _is_odd(path):
+            raise InputError(f"{path} is no ordinary file, but the lock of the run is to be there: move it away")
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         ours = try_lock(handle)
         holder = _read(handle)
@@ -55,6 +59,15 @@ def _take(path: Path, name: str) -> int:
             )
 
 
+def _is_odd(path: Path) -> bool:
+    """Whether a folder, a pipe or the like stands there; `os.open` itself refuses links."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISLNK(mode))
+
+
 def _write(handle: int) -> None:
     start = datetime.now().astimezone().isoformat(timespec="seconds")
     about = {"host": socket.gethostname(), "pid": os.getpid(), "start": start}
@@ -64,9 +77,9 @@ def _write(handle: int) -> None:
 
 def _read(handle: int) -> dict | None:
     try:
-        holder = json.loads(os.pread(handle, 4096, 0))
+        holder = parse_json(os.pread(handle, 4096, 0))
         return {"host": str(holder["host"]), "pid": int(holder["pid"]), "start": str(holder["start"])}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
 
 

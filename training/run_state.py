@@ -6,6 +6,8 @@ It holds all that decides how training goes on: weights, averages, optimiser, po
 from __future__ import annotations
 
 import argparse
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,12 +48,16 @@ class RunState:
         """
         args = self._args
         if not self.path.exists():
+            if not args.resume:
+                self._check_weights()
             return None
         if not args.resume:
             raise InputError(
                 f"{self.path} belongs to a run that stands there: go on with --resume, or choose another "
                 "--ckpt_dir or --ckpt_name"
             )
+        if not self.path.is_file():
+            raise InputError(f"{self.path} is no ordinary file, but the state of the run is to be there: move it away")
         with self._readable():
             saved = load_plain(self.path)
             options = {name: saved[name] for name in CONTENTS}["options"].items()
@@ -107,6 +113,17 @@ class RunState:
             _check_shapes(optimizer)
             sampler.restore(saved["sampler"])
             torch.set_rng_state(saved["random"])
+
+    def _check_weights(self) -> None:
+        """`InputError` if weights of this name stand there without a state: a fresh start would write over them."""
+        name = re.compile(re.escape(self._args.ckpt_name) + r"_[0-9]+\.pth")
+        if self.path.parent.is_dir() and (
+            there := sorted(each for each in os.listdir(self.path.parent) if name.fullmatch(each))
+        ):
+            raise InputError(
+                f"{self.path.parent / there[0]} is of an earlier run and might be overwritten: choose another --ckpt_dir "
+                "or --ckpt_name, move it away, or allow it by --resume"
+            )
 
     @contextmanager
     def _readable(self) -> Iterator[None]:

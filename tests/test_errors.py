@@ -1,0 +1,49 @@
+"""How every command ends: its exit code, one line, and nothing of Python's own, wherever its output goes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+from common.errors import run_command
+
+PRINTS = "from common.errors import run_command; run_command(lambda: print('some words'))"
+
+
+def ended(output) -> tuple[int, str]:
+    """The exit code and stderr of a small command whose stdout is `output`, buffered as ever."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run([sys.executable, "-c", PRINTS], stdout=output, stderr=subprocess.PIPE, cwd=ROOT, env=env)
+    return done.returncode, done.stderr.decode()
+
+
+def test_output_that_goes_to_a_full_disk_is_one_line():
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full")
+    with open("/dev/full", "w") as full:
+        assert ended(full) == (2, "error: [Errno 28] No space left on device\n")
+
+
+def test_a_reader_that_has_gone_away_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    assert ended(write) == (0, "")
+    os.close(write)
+
+
+def test_main_memory_that_runs_out_is_one_line(capsys):
+    """PyTorch has no kind of error of its own for it."""
+    with pytest.raises(SystemExit) as leaving:
+        run_command(lambda: torch.empty(1 << 52))
+    assert leaving.value.code == 2
+    assert capsys.readouterr().err.startswith("error: out of memory: free some")
+
+
+def test_other_errors_of_pytorch_are_not_hidden():
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        run_command(lambda: torch.ones(2, 3) @ torch.ones(2, 3))
