@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, difference
 
 from benchmarks.kill import log_of
 from common.errors import InputError
-from model.checkpoint import read_state
+from model.checkpoint import load_plain, read_state
 from training.parallel import Crew
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found by /proc")
@@ -40,6 +40,12 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+def averages(folder: Path) -> list[torch.Tensor]:
+    """Adam's running means of the gradients, of each parameter."""
+    state = load_plain(folder / "cfsrcnn_latest.train.pt")["optimizer"]["state"]
+    return [each["exp_avg"] for each in state.values()]
+
+
 @pytest.fixture(scope="module")
 def alone(data, tmp_path_factory) -> Path:
     """Six steps by one process."""
@@ -60,7 +66,13 @@ def test_several_processes_train_as_one(data, alone, tmp_path):
         assert line["loss"] == pytest.approx(expected["loss"], rel=1e-6)
         assert line["validation"]["x2"]["psnr"] == pytest.approx(expected["validation"]["x2"]["psnr"], abs=1e-3)
     state, expected = read_state(tmp_path / "run/cfsrcnn_6.pth"), read_state(alone / "cfsrcnn_6.pth")
-    assert all(torch.allclose(state[name], expected[name], atol=1e-5) for name in expected)
+    for (
+        name,
+        weight,
+    ) in expected.items():  # Adam makes whole steps of gradients that are rounding and nothing else: a few
+        assert torch.isclose(state[name], weight, atol=1e-5).float().mean() > 0.999, name
+    for average, theirs in zip(averages(tmp_path / "run"), averages(alone), strict=True):
+        assert difference(average, theirs) < 1e-4  # of all gradients
 
 
 def test_torchrun_goes_on_where_one_process_stopped(data, alone, tmp_path):

@@ -24,7 +24,7 @@ def photographs(tmp_path):
     folder = tmp_path / "photographs"
     folder.mkdir()
     for number in range(10):
-        Image.fromarray(photograph("coffee.png", 150, 150, 10 * number, 20 * number)).save(folder / f"{number}.png")
+        Image.fromarray(photograph("coffee.png", 200, 200, 10 * number, 20 * number)).save(folder / f"{number}.png")
     return folder
 
 
