@@ -16,7 +16,7 @@ paper: .venv/installed
 test: .venv/ready
 	$(RUN) -m pytest
 
-# The test suite tries a few hundred odd files and flags, the same each time; this 10,000 new ones of each kind, in about 20 minutes.
+# The test suite tries a few hundred odd files and flags, the same each time; this 10,000 new ones of each kind, in some 10 minutes.
 fuzz: .venv/ready
 	FUZZ_CASES=$${FUZZ_CASES:-10000} $(RUN) -m pytest -s tests/test_fuzz_*.py
 
