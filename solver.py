@@ -139,9 +139,9 @@ class Solver:
     def _loop(self) -> None:
         """Step after step, until the last one or until all processes know that they are to stop."""
         args = self.args
-        since, images_done = time.perf_counter(), 0
         if self._window and self._at_interval():  # the run was stopped while it measured the test sets
-            self._finish_interval(0.0)
+            self._finish_interval(rate=None)
+        since, images_done = time.perf_counter(), 0
         while self.step < args.max_steps and not self._stopped_by:
             self._pending.append(self.train_step())
             images_done += args.batch_size
@@ -209,7 +209,7 @@ class Solver:
 
     # --- once per interval ----------------------------------------------------------------------------------------------
 
-    def _finish_interval(self, rate: float) -> None:
+    def _finish_interval(self, rate: float | None) -> None:
         good = [(loss, norm) for loss, norm in self._window if math.isfinite(norm)]
         skipped = len(self._window) - len(good)
         loss, norm = (sum(each) / len(good) for each in zip(*good, strict=True)) if good else (None, None)
@@ -217,24 +217,28 @@ class Solver:
             "loss": loss,
             "grad_norm": norm,
             "lr": learning_rate(self.step - 1, self.args),
-            "images_per_second": round(rate, 2),
             "seconds": round(self.seconds, 1),
         }
+        if rate is not None:
+            values["images_per_second"] = round(rate, 2)
         line = f"step {self.step}: loss {math.nan if loss is None else loss:.5f}"
         if skipped:
             values["skipped"] = skipped
             line += f", {skipped} steps skipped, their gradients were not finite"
         sound = not self._skipped_in_a_row  # or else the weights may be the reason: nothing good is overwritten by them
         if self.test_sets and sound:
+            self._bar.set_description_str(f"{self.args.ckpt_name}, measuring")
             try:
                 values["validation"] = validated = self.validate()
             except StopAskedError:  # it is measured again after --resume
                 self._stopped_by = self._asked_to_stop
                 return
+            self._bar.set_description_str(self.args.ckpt_name)
             line += "".join(f", {at} {q['psnr']:.2f}/{q['ssim']:.4f}" for at, q in validated.items())
         self._window = []
         if self.crew.first:
             self._bar.write(line)
+            sys.stdout.flush()  # for whoever follows a file that it goes to
             self._log.write(self.step, values)
             if sound or self.step == self.args.max_steps:
                 self._save_weights()
