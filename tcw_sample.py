@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from common.device import pick_device
-from common.errors import InputError, plain, run_command
+from common.errors import InputError, run_command
 from common.flags import Flags
 from common.scales import SCALES
 from dataset.testset import open_test_set
@@ -15,7 +15,7 @@ from evaluation.benchmark_run import run_benchmark
 from evaluation.inference import PRECISIONS, BicubicUpscaler, NetworkUpscaler, Upscale
 from evaluation.inventory import hash_files
 from evaluation.metrics import PROTOCOLS
-from evaluation.photos import upscale_photos
+from evaluation.photos import say_written, upscale_photos
 from model.checkpoint import load_net
 
 NETWORK_ONLY = ("ckpt_path", "group", "self_ensemble", "precision", "backend", "compile", "tile", "baseline")
@@ -64,9 +64,7 @@ def main() -> None:
     args = parse_flags()
     upscale = make_upscaler(args)
     if args.input:
-        written = upscale_photos(args.input, args.sample_dir, upscale)
-        what = str(written[0]) if len(written) == 1 else f"{len(written)} pictures to {args.sample_dir}"
-        print(f"wrote {plain(what)}")
+        print(say_written(upscale_photos(args.input, args.sample_dir, upscale), upscale))
         return
     test_set = open_test_set(args.test_data_dir, args.scale)
     run = "bicubic" if args.model == "bicubic" else args.ckpt_path.stem + "_ensemble" * args.self_ensemble

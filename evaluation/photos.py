@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from common.errors import InputError, naming
+from common.errors import InputError, naming, plain
 from common.files import make_folder, real
 from common.overlap import Behind, in_order
 from common.progress import progress
 from dataset.images import Picture, list_images, read_picture, write_png
 from dataset.imresize import imresize
-from evaluation.inference import Upscale
+from evaluation.inference import NetworkUpscaler, Upscale
 
 
 def upscale_photos(source: Path, folder: Path, upscale: Upscale) -> list[Path]:
@@ -42,6 +42,13 @@ def upscale_photos(source: Path, folder: Path, upscale: Upscale) -> list[Path]:
     if deep:
         print(f"{deep} of 16 bits per channel came out with 8")
     return written
+
+
+def say_written(written: list[Path], upscale: Upscale) -> str:
+    """A line on the files that `upscale_photos` wrote, and on how they were computed."""
+    what = f"{len(written)} pictures to {written[0].parent}" if len(written) > 1 else str(written[0])
+    how = f" ({upscale.precision}, {upscale.backend})" if isinstance(upscale, NetworkUpscaler) else ""
+    return f"wrote {plain(what)}{how}"
 
 
 def upscale_picture(picture: Picture, upscale: Upscale) -> np.ndarray:

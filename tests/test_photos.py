@@ -92,7 +92,7 @@ def test_a_16_bit_picture_becomes_8_bit(upscaled):
 
 def test_a_folder_is_upscaled_file_by_file(command, words, pictures, tmp_path):
     outcome = command(*words(pictures))
-    assert outcome.code == 0 and f"wrote 4 pictures to {tmp_path / 'out'}" in outcome.out
+    assert outcome.code == 0 and f"wrote 4 pictures to {tmp_path / 'out'} (" in outcome.out
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [f"{n:04}_x2.png" for n in range(4)]
     assert all(Image.open(file).size == (144, 120) for file in (tmp_path / "out").iterdir())
 
