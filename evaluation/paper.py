@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from common.device import pick_device
-from common.errors import run_command
+from common.errors import plain, run_command
 from common.files import make_folder, whole_file
 from common.flags import Flags
 from common.scales import SCALES
@@ -60,6 +60,8 @@ def main() -> None:
     checkpoints, remarks = find_checkpoints(args.checkpoints)
     for remark in remarks:
         print(remark)
+    if not test_sets:
+        print(f"no test set of the paper is in {plain(str(args.data))}: docs/measuring.md says where to get them")
     make_folder(args.out)
     rows = measure_all(args, checkpoints, test_sets)
     counted = count_all()
