@@ -38,8 +38,8 @@ WARMUP ?= 100
 STEPS_24 ?= 10000
 STEPS_48 ?= 3500
 STEPS_48B ?= 12000
-STEPS_X3 ?= 2000
-STEPS_X4 ?= 1300
+STEPS_X3 ?= 2400
+STEPS_X4 ?= 2000
 X2_24 := $(RUNS)/x2/cfsrcnn_x2_$(STEPS_24).pth
 X2_48 := $(RUNS)/x2/cfsrcnn_x2_48_$(STEPS_48).pth
 X2_48B := $(RUNS)/x2/cfsrcnn_x2_48b_$(STEPS_48B).pth
@@ -70,11 +70,11 @@ $(X2_48B): | $(X2_48)
 		--max_steps $(STEPS_48B) --ckpt_dir $(@D) --ckpt_name cfsrcnn_x2_48b
 
 $(X3): | $(X2_48)
-	$(TRAIN) --scale 3 --pretrained $(X2_48) --patch_size 36 --batch_size 4 --lr 5e-4 --ema 0.99 --max_steps $(STEPS_X3) \
+	$(TRAIN) --scale 3 --pretrained $(X2_48) --patch_size 36 --batch_size 8 --lr 1e-3 --ema 0.999 --max_steps $(STEPS_X3) \
 		--ckpt_dir $(@D) --ckpt_name cfsrcnn_x3
 
 $(X4): | $(X2_48)
-	$(TRAIN) --scale 4 --pretrained $(X2_48) --patch_size 36 --batch_size 4 --lr 5e-4 --ema 0.99 --max_steps $(STEPS_X4) \
+	$(TRAIN) --scale 4 --pretrained $(X2_48) --patch_size 36 --batch_size 8 --lr 1e-3 --ema 0.999 --max_steps $(STEPS_X4) \
 		--ckpt_dir $(@D) --ckpt_name cfsrcnn_x4
 
 .venv-oldest/ready: requirements.txt
@@ -91,6 +91,7 @@ $(X4): | $(X2_48)
 
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("error: Python 3.10 or newer is needed, not " + sys.version.split()[0] + ": name one with make PYTHON=...") if sys.version_info < (3, 10) else 0'
+	@echo "installing PyTorch and the rest into .venv, which takes some minutes and gigabytes"
 	test -x $(RUN) || $(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet -r requirements.txt
 	touch $@
