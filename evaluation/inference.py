@@ -20,7 +20,7 @@ from dataset.imresize import imresize
 from evaluation.backends import UNLIMITED, start_backend
 from evaluation.metrics import to_uint8
 from evaluation.tiles import Tiler
-from model.bf16 import fitted_to_bf16
+from model.bf16 import calibrate, fitted_to_bf16
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -76,6 +76,8 @@ class NetworkUpscaler:
         self.protocol, self.self_ensemble, self._tile = protocol, self_ensemble, tile
         fitted = fitted_to_bf16(self.net) if precision == "bf16" else self.net
         self.backend, run = start_backend(backend, fitted, scale, self.device, precision, by_inductor)
+        if precision == "bf16" and self.backend == "torch":
+            calibrate(fitted, self.net, scale)
         self._tiler = Tiler(run, scale, tile, PRECISIONS[precision].itemsize)
         self._exact: NetworkUpscaler | None = None  # takes over where `precision` is not enough
 

@@ -23,7 +23,7 @@ from common.device import available_memory
 from common.errors import InputError
 
 CHANNELS = 64  # feature maps that a network is expected to hold per pixel
-EXTRACT_MAPS, REFINE_MAPS = 7, 3  # groups of that many maps that are alive at once, at the LR and at the SR size
+EXTRACT_MAPS, REFINE_MAPS = 8, 3  # groups of that many maps that are alive at once, at the LR and at the SR size
 CPU_BUDGET = 1 << 29  # bytes for the activations of a tile at most; a quarter of what is free if that is less
 GPU_BUDGET = 1 << 33  # likewise: more is no faster, and cuDNN's convolutions count their values in 32 bits
 BATCHING = ("cuda", "mps")  # where several tiles at once are faster than one by one

@@ -26,7 +26,7 @@ def test_bf16_costs_the_shipped_weights_less_than_a_hundredth_of_a_decibel(tmp_p
     psnr = {}
     for precision in ("fp32", "bf16"):
         upscale = NetworkUpscaler(net, 2, precision=precision)
-        psnr[precision] = np.mean([measure(upscale(lr[:96, :96]), hr[:192, :192], 2).psnr for hr, lr in pairs])
+        psnr[precision] = np.mean([measure(upscale(lr), hr, 2).psnr for hr, lr in pairs])
     assert abs(psnr["bf16"] - psnr["fp32"]) < 0.01
 
 
