@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import resource
 import runpy
 import shutil
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +92,17 @@ def difference(a: np.ndarray | torch.Tensor, b: np.ndarray | torch.Tensor) -> fl
     """The largest difference as a share of the largest value of `b`; both of one shape and type."""
     assert a.shape == b.shape and a.dtype == b.dtype
     return float(abs(a - b).max() / abs(b).max())
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """No file may grow over `size` bytes: to the one who writes it is the same as a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import threading
-from contextlib import contextmanager
 
 import pytest
 import torch
+from conftest import largest_file
 from PIL import Image
 
 from common.errors import InputError
@@ -18,17 +17,6 @@ from training.log import TrainingLog
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = ["--patch_size", 8, "--batch_size", 2, "--init", "identity", "--device", "cpu", "--print_interval", 2]
-
-
-@contextmanager
-def largest_file(size: int):
-    """No file may grow over `size` bytes: to the one who writes it is the same as a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import resource
-from contextlib import contextmanager
 
 import pytest
-from conftest import photograph
+from conftest import largest_file, photograph
 from PIL import Image
 
 from common.files import whole_file, whole_folder
@@ -42,16 +40,6 @@ def test_what_stood_there_stays_whatever_happens(tmp_path, failure):
             (temporary / "b" if temporary.is_dir() else temporary).write_text("half")
             raise failure
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"a.txt": "old"}
-
-
-@contextmanager
-def largest_file(size: int):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture
