@@ -51,7 +51,7 @@ class FEB(nn.Module):
         feu = self.feu(x)
         if previous is None or feu_sum is None:
             feu = relu_(feu)  # the first FEU alone is rectified wherever it is used
-            return self.cu(feu), feu, feu.clone()
+            return self.cu(feu), feu, feu.clone()  # the sum, which grows in place
         feu_sum += feu
         feu = relu_(feu)
         return self.cu(torch.cat([previous, feu], 1)), feu, feu_sum
