@@ -18,10 +18,10 @@ test: .venv/ready
 
 # The test suite tries a few hundred odd files and flags, the same each time; this 10,000 new ones of each kind, in some 10 minutes.
 fuzz: .venv/ready
-	FUZZ_CASES=$${FUZZ_CASES:-10000} $(RUN) -m pytest -s tests/test_fuzz_*.py
+	FUZZ_CASES=$${FUZZ_CASES:-10000} $(RUN) -m pytest -s tests/stress/test_fuzz_*.py
 
 # The oldest versions that requirements.txt allows, of all but PyTorch: TORCH names its version, such as torch==2.4.0.
-OLDEST := imresize metrics images hdf5 patches checkpoint network muon benchmark photos library div2h5 curves figure same_digits
+OLDEST := imresize metrics images hdf5 patches checkpoint network muon evaluate upscale_images api div2h5 curves figure determinism
 oldest: .venv-oldest/ready
 	.venv-oldest/bin/python -m pytest $(OLDEST:%=tests/test_%.py)
 
@@ -30,8 +30,9 @@ lint: .venv/ready
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-# Weights from a folder of photographs, as the shipped ones were made (docs/training.md): make train-x2 PICTURES=FOLDER,
-# and EXTRA=FOLDER for more. What was stopped goes on when the command is given again. x3 and x4 start from x2's second part.
+# Weights from a folder of photographs, as the pretrained weights were made (docs/training.md): make train-x2 IMAGES=FOLDER,
+# and EXTRA=FOLDER for more. An interrupted run resumes when the command is repeated. x3 and x4 start from x2's second stage.
+IMAGES ?= $(PICTURES)
 RUNS ?= runs
 PRECISION ?= bf16
 WARMUP ?= 100
@@ -45,19 +46,19 @@ X2_48 := $(RUNS)/x2/cfsrcnn_x2_48_$(STEPS_48).pth
 X2_48B := $(RUNS)/x2/cfsrcnn_x2_48b_$(STEPS_48B).pth
 X3 := $(RUNS)/x3/cfsrcnn_x3_$(STEPS_X3).pth
 X4 := $(RUNS)/x4/cfsrcnn_x4_$(STEPS_X4).pth
-TRAIN = $(RUN) train.py --model cfsrcnn --train_data_path $(RUNS)/pictures.h5 --val_data_dir $(RUNS)/pictures_held_out \
+TRAIN = $(RUN) train.py --model cfsrcnn --train_data_path $(RUNS)/images.h5 --val_data_dir $(RUNS)/images_held_out \
 	--optimizer muon --lr_schedule cosine --warmup $(WARMUP) --clip 1 --loss_fn L1 --precision $(PRECISION) --print_interval 500 --resume
 
 train-x2: $(X2_48B)
 train-x3: $(X3)
 train-x4: $(X4)
 
-$(RUNS)/pictures.h5 $(RUNS)/shrunk.h5: | .venv/installed
-	@test -n "$(PICTURES)" || { echo "error: name a folder of photographs: make train-x2 PICTURES=FOLDER" >&2; exit 2; }
-	$(RUN) div2h5.py --source "$(PICTURES)" $(if $(EXTRA),--extra "$(EXTRA)") --hold_out 8 \
+$(RUNS)/images.h5 $(RUNS)/shrunk.h5: | .venv/installed
+	@test -n "$(IMAGES)" || { echo "error: name a folder of photographs: make train-x2 IMAGES=FOLDER" >&2; exit 2; }
+	$(RUN) div2h5.py --source "$(IMAGES)" $(if $(EXTRA),--extra "$(EXTRA)") --hold_out 8 \
 		$(if $(findstring shrunk,$@),--shrink 0.6 --scales 2) --out $@
 
-$(X2_24): | $(RUNS)/pictures.h5 $(RUNS)/shrunk.h5
+$(X2_24): | $(RUNS)/images.h5 $(RUNS)/shrunk.h5
 	$(TRAIN) --scale 2 --init identity --patch_size 24 --batch_size 8 --lr 1e-3 --ema 0.999 --max_steps $(STEPS_24) \
 		--ckpt_dir $(@D) --ckpt_name cfsrcnn_x2
 

@@ -1,6 +1,6 @@
-"""For `torch.hub.load`: the network with the shipped weights, from a clone's folder (source="local") or its address.
+"""Entry point of `torch.hub.load`: the network with pretrained weights, from a local clone (source="local") or from GitHub.
 
-PyTorch takes every callable here for a network, but those that begin with an underscore: so modules are imported whole.
+PyTorch lists every public callable of this file as a model, so modules are imported instead of names.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ _ROOT = pathlib.Path(__file__).resolve().parent
 def cfsrcnn(scale: int = 2, pretrained: bool = True) -> nn.Module:
     """CFSRCNN in eval mode: batches Nx3xHxW, RGB in [0, 1] -> Nx3x(scale*H)x(scale*W), about [0, 1], not clamped.
 
-    `scale`: 2, 3 or 4; without `pretrained`, which leaves the weights random, also 0: one network for all three, which is
-    called with the batch's scale. Raises `InputError` for others.
+    `scale`: 2, 3 or 4. With `pretrained=False` the weights are random, and scale 0 is allowed too: one network for all three
+    scales, called as `net(lr, scale)`. Raises `InputError` for other scales.
     """
-    with _our_packages():
+    with _isolated_imports():
         from common.errors import InputError
-        from model import build_net
-        from model.checkpoint import load_net
+        from model import create_model
+        from model.checkpoint import load_model
 
         if not pretrained:
-            return build_net("cfsrcnn", scale, multi_scale=scale == 0).eval()
+            return create_model("cfsrcnn", scale, multi_scale=scale == 0).eval()
         weights = _ROOT / "checkpoint" / f"x{scale}" / f"cfsrcnn_x{scale}.pth"
         if not weights.is_file():
             raise InputError(f"there are no weights for scale {scale} ({weights}): use 2, 3 or 4, or pretrained=False")
-        return load_net(weights, scale=scale).eval()
+        return load_model(weights, scale=scale).eval()
 
 
 @contextlib.contextmanager
-def _our_packages() -> abc.Iterator[None]:
-    """Imports of `model` and `common` find ours. A user's own modules of these names are back in place afterwards."""
+def _isolated_imports() -> abc.Iterator[None]:
+    """Makes imports of `model` and `common` find ours, then restores the caller's own modules of these names."""
     loaded = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in ("model", "common")}
     tops = [module for name, module in loaded.items() if "." not in name]
     if all(_ROOT in pathlib.Path(module.__file__ or "").resolve().parents for module in tops):

@@ -19,86 +19,85 @@ from typing import TextIO
 import torch
 from torch import Tensor, nn
 
-from common.compiled import compiled
-from common.device import available_memory
+from common import SCALES
+from common.device import available_memory, compile_module
 from common.errors import InputError
-from common.files import make_folder
-from common.memory import keep_freed_memory
+from common.files import make_dir
+from common.malloc import tune_malloc
 from common.progress import progress
-from common.scales import SCALES
+from dataset.benchmark_set import BenchmarkSet, MissingTestSetError, open_test_set
 from dataset.hdf5 import read_hdf5
 from dataset.patches import Batch, PatchSampler
-from dataset.testset import MissingTestSetError, TestSet, open_test_set
-from evaluation.benchmark import evaluate, mean_row
-from evaluation.inference import BicubicUpscaler
-from model import build_net
-from model.checkpoint import load_matching, save_state
-from model.init import initialise
-from training.guard import KeptBuffers, careful_average, careful_step, marked
+from evaluation.evaluate import evaluate, mean_row
+from inference.upscaler import BicubicUpscaler
+from model import create_model
+from model.checkpoint import load_compatible_weights, save_state_dict
+from model.init import init_weights
+from training.distributed import DistributedContext
 from training.log import TrainingLog
-from training.muon import MuonAndAdam
-from training.parallel import Crew
-from training.run_state import RunState
-from training.stopping import StopAskedError, StoppableUpscaler
+from training.muon import MuonWithAuxAdam
+from training.nonfinite import BufferSnapshot, propagate_nonfinite, step_if_finite, update_ema
+from training.state import TrainingState
+from training.stopping import InterruptibleUpscaler, StopRequestedError
 
 LOSSES = {"MSE": nn.MSELoss, "L1": nn.L1Loss, "SmoothL1": nn.SmoothL1Loss}
-SCHEDULES: dict[str, Callable[[int, argparse.Namespace], float]] = {  # the share of --lr at step 0, 1, ...
+SCHEDULES: dict[str, Callable[[int, argparse.Namespace], float]] = {  # the fraction of --lr at step 0, 1, ...
     "step": lambda step, args: 0.5 ** (step // args.decay),  # the paper's: halved every `decay` steps
     "cosine": lambda step, args: (1 + math.cos(math.pi * min(1.0, step / args.max_steps))) / 2,
 }
-OPTIMIZERS = {"adam": torch.optim.Adam, "muon": MuonAndAdam}
-MOST_SKIPPED_IN_A_ROW = 10  # steps without finite gradients, after which a run is given up
-CUDA_CHECK_INTERVAL = 50  # steps between two looks at the loss, each of which waits for the GPU
+OPTIMIZERS = {"adam": torch.optim.Adam, "muon": MuonWithAuxAdam}
+MAX_CONSECUTIVE_SKIPS = 10  # consecutive steps without finite gradients before a run is aborted
+LOSS_SYNC_INTERVAL = 50  # steps between reads of the loss on CUDA, each of which synchronizes
 
 
 def learning_rate(step: int, args: argparse.Namespace) -> float:
-    """The rate of step 0, 1, ...: by the schedule of `args.lr_schedule`, after a linear warm-up."""
+    """The learning rate of step 0, 1, ...: the schedule of `args.lr_schedule` after a linear warm-up."""
     warm = min(1.0, (step + 1) / args.warmup) if args.warmup else 1.0
     return warm * args.lr * SCHEDULES[args.lr_schedule](step, args)
 
 
 class Solver:
-    """Trains `args.model` as the flags of `train.py` say; `fit()` runs to `args.max_steps`.
+    """Trains `args.model` with the flags of `train.py`; `fit()` runs until `args.max_steps`.
 
     Raises `InputError` for flags, data or checkpoints that do not fit together, before anything is written.
     """
 
-    def __init__(self, args: argparse.Namespace, crew: Crew):
-        self.args, self.crew = args, crew
-        self.device = self.crew.device
+    def __init__(self, args: argparse.Namespace, context: DistributedContext):
+        self.args, self.context = args, context
+        self.device = self.context.device
         if self.device.type == "cpu":
-            keep_freed_memory()
-        if args.batch_size < self.crew.count:
+            tune_malloc()
+        if args.batch_size < self.context.world_size:
             raise InputError(
-                f"--batch_size {args.batch_size} is the whole batch: too small for {self.crew.count} processes"
+                f"--batch_size {args.batch_size} is the whole batch: too small for {self.context.world_size} processes"
             )
         self.scales = SCALES if args.scale == 0 else (args.scale,)
         self.folder, self.step, self.seconds = Path(args.ckpt_dir), 0, 0.0
-        self.state = RunState(args)
+        self.state = TrainingState(args)
         saved = self.state.find()
         if args.resume and not saved:
-            self._say(f"--resume: there is no {self.state.path} yet, so training starts at step 0")
+            self._print_main(f"--resume: there is no {self.state.path} yet, so training starts at step 0")
 
         torch.manual_seed(args.seed)
-        net = build_net(args.model, args.scale, multi_scale=args.scale == 0, group=args.group)
-        initialise(net, args.init)
+        net = create_model(args.model, args.scale, multi_scale=args.scale == 0, group=args.group)
+        init_weights(net, args.init)
         if args.pretrained and not saved:
-            self._say(load_matching(net, args.pretrained))
+            self._print_main(load_compatible_weights(net, args.pretrained))
         self.net = net.to(self.device).to(memory_format=torch.channels_last)
-        self._replica = self.crew.wrap(self.net, unused=args.scale == 0)
-        self._forward = compiled(self._replica) if args.compile else self._replica
+        self._replica = self.context.wrap_ddp(self.net, unused=args.scale == 0)
+        self._forward = compile_module(self._replica) if args.compile else self._replica
         self.ema_net = copy.deepcopy(self.net).requires_grad_(False) if args.ema else None
         self.parameters = [weight for weight in self.net.parameters() if weight.requires_grad]
         self.fused = self.device.type in ("cpu", "cuda")
         self.optimizer = OPTIMIZERS[args.optimizer](self.parameters, args.lr, fused=self.fused)
         self.loss_fn = LOSSES[args.loss_fn]()
-        self.sampler = self._make_sampler()
+        self.sampler = self._build_sampler()
         self.test_sets = self._open_test_sets()
-        self._pending: list[tuple[Tensor, Tensor]] = []  # losses and gradient norms not looked at yet
-        self._window: list[tuple[float, float]] = []  # those since the last line of the log
-        self._skipped_in_a_row = self._saved_step = 0
-        self._asked_to_stop = 0  # the signal, seen by this process
-        self._stopped_by = 0  # the signal, once all processes know
+        self._pending: list[tuple[Tensor, Tensor]] = []  # losses and gradient norms still on the device
+        self._interval_losses: list[tuple[float, float]] = []  # loss and norm of each step since the last log line
+        self._consecutive_skips = self._saved_step = 0
+        self._stop_signal = 0  # the signal that this process received, or 0
+        self._stopped_by = 0  # the same, once all processes agree to stop
         if saved:
             self._restore(saved)
 
@@ -107,16 +106,16 @@ class Solver:
     def fit(self) -> None:
         """Trains until `max_steps`; after SIGTERM or Ctrl-C the state is saved and the process exits with 143 or 130."""
         args = self.args
-        if self.crew.first:
-            make_folder(self.folder)
+        if self.context.is_main_process:
+            make_dir(self.folder)
             self._log = TrainingLog(self.folder, args.ckpt_name, self.step)
-        handlers = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        hide = not self.crew.first
+        handlers = {number: signal.signal(number, self._handle_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        hide = not self.context.is_main_process
         self._bar = progress(total=args.max_steps, desc=args.ckpt_name, unit="step", initial=self.step, hide=hide)
         try:
             self._loop()
         except torch.cuda.OutOfMemoryError:
-            if self.crew.count > 1:  # it may be this process alone, and only the first may speak
+            if self.context.world_size > 1:  # only this process may have failed, and only the main one prints
                 raise
             raise InputError(
                 f"the GPU is out of memory at step {self.step + 1}: use a smaller --batch_size or --patch_size, "
@@ -124,22 +123,23 @@ class Solver:
             ) from None
         finally:
             self._bar.close()
-            if self.crew.first:
+            if self.context.is_main_process:
                 self._log.close()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         if self._stopped_by:
             saved = f"{self.state.path} is saved as of step {self._saved_step}, go on with --resume"
-            self._say(f"stopped at step {self.step}: {saved if self._saved_step else 'nothing is saved'}", sys.stderr)
+            saved = saved if self._saved_step else "nothing is saved"
+            self._print_main(f"stopped at step {self.step}: {saved}", sys.stderr)
             sys.exit(128 + self._stopped_by)
-        if self.crew.first and not self._weights_path().exists():  # resumed past --max_steps, between two intervals
+        if self.context.is_main_process and not self._weights_path().exists():  # resumed past --max_steps
             self._save_weights()
-        self._say(f"trained to step {self.step}: {self._weights_path()}")
+        self._print_main(f"trained to step {self.step}: {self._weights_path()}")
 
     def _loop(self) -> None:
-        """Step after step, until the last one or until all processes know that they are to stop."""
+        """Runs steps until the last one, or until all processes agree to stop."""
         args = self.args
-        if self._window and self._at_interval():  # the run was stopped while it measured the test sets
+        if self._interval_losses and self._at_interval():  # the run was stopped during validation
             self._finish_interval(rate=None)
         since, images_done = time.perf_counter(), 0
         while self.step < args.max_steps and not self._stopped_by:
@@ -147,11 +147,11 @@ class Solver:
             images_done += args.batch_size
             self._bar.update()
             at_interval = self._at_interval()
-            asked = self._asked_to_stop and self.crew.count == 1  # several must first agree on the step
-            if at_interval or asked or self.device.type != "cuda" or self.step % CUDA_CHECK_INTERVAL == 0:
-                self._look_at_losses()
+            asked = self._stop_signal and self.context.world_size == 1  # several must first agree on the step
+            if at_interval or asked or self.device.type != "cuda" or self.step % LOSS_SYNC_INTERVAL == 0:
+                self._sync_losses()
                 rate = images_done / (time.perf_counter() - since)
-                loss, lr = self._window[-1][0], learning_rate(self.step - 1, args)
+                loss, lr = self._interval_losses[-1][0], learning_rate(self.step - 1, args)
                 self._bar.set_postfix_str(f"loss {loss:.5f}, lr {lr:.1e}, {rate:.0f} images/s", refresh=False)
             if at_interval:
                 self.seconds += time.perf_counter() - since
@@ -159,7 +159,7 @@ class Solver:
                 since, images_done = time.perf_counter(), 0
         if self._stopped_by:
             self.seconds += time.perf_counter() - since
-            self._look_at_losses()
+            self._sync_losses()
             self._save_latest()
 
     def _at_interval(self) -> bool:
@@ -168,32 +168,32 @@ class Solver:
     def train_step(self) -> tuple[Tensor, Tensor]:
         """One step on one batch; returns the loss and the gradient norm before clipping, on the device.
 
-        If the norm is not finite, the step has changed nothing: see `training/guard.py`.
+        A step whose norm is not finite changes nothing: see `training/nonfinite.py`.
         """
         args = self.args
-        batch = self.sampler.next()
+        batch = next(self.sampler)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, args)
-        buffers = KeptBuffers(self.net)
+        buffers = BufferSnapshot(self.net)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._backward(batch)
         norm = nn.utils.clip_grad_norm_(self.parameters, args.clip if args.clip > 0 else math.inf)
-        good = norm.isfinite()
-        careful_step(self.optimizer, good, self.fused)
-        buffers.put_back_unless(good)
+        is_finite = norm.isfinite()
+        step_if_finite(self.optimizer, is_finite, self.fused)
+        buffers.restore_unless(is_finite)
         if self.ema_net is not None:
             decay = min(args.ema, (1 + self.step) / (10 + self.step))
-            careful_average(self.ema_net, self.net, 1 - decay, good)
+            update_ema(self.ema_net, self.net, 1 - decay, is_finite)
         self.step += 1
         return loss, norm
 
     def _backward(self, batch: Batch) -> Tensor:
-        """Leaves the gradients of the batch's loss, in `--accumulate` parts one after the other; returns the loss."""
+        """Computes the gradients of the batch's loss in `--accumulate` micro-batches; returns the loss."""
         args, total = self.args, torch.zeros((), device=self.device)
         size = math.ceil(len(batch.lr) / args.accumulate)
         parts = list(zip(batch.lr.split(size), batch.hr.split(size), strict=True))
         for number, (lr, hr) in enumerate(parts, 1):
-            with self.crew.exchange(self._replica, now=number == len(parts)):
+            with self.context.grad_sync(self._replica, now=number == len(parts)):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=args.precision == "bf16"):
                     sr = self._forward(lr, batch.scale)
                 if sr.shape != hr.shape:
@@ -201,18 +201,18 @@ class Solver:
                         f"model/{args.model}.py made {tuple(sr.shape)} of {tuple(lr.shape)} at scale {batch.scale}, not "
                         f"{tuple(hr.shape)}"
                     )
-                share = len(lr) / args.batch_size  # the gradients' mean over the processes is then the batch's
-                loss = self.loss_fn(sr.float(), hr) * share * self.crew.count
-                marked(loss).backward()
+                fraction = len(lr) / args.batch_size  # DDP's mean over the processes is then the batch's
+                loss = self.loss_fn(sr.float(), hr) * fraction * self.context.world_size
+                propagate_nonfinite(loss).backward()
             total += loss.detach()
         return total
 
     # --- once per interval ----------------------------------------------------------------------------------------------
 
     def _finish_interval(self, rate: float | None) -> None:
-        good = [(loss, norm) for loss, norm in self._window if math.isfinite(norm)]
-        skipped = len(self._window) - len(good)
-        loss, norm = (sum(each) / len(good) for each in zip(*good, strict=True)) if good else (None, None)
+        finite = [(loss, norm) for loss, norm in self._interval_losses if math.isfinite(norm)]
+        skipped = len(self._interval_losses) - len(finite)
+        loss, norm = (sum(each) / len(finite) for each in zip(*finite, strict=True)) if finite else (None, None)
         values: dict[str, object] = {
             "loss": loss,
             "grad_norm": norm,
@@ -225,87 +225,86 @@ class Solver:
         if skipped:
             values["skipped"] = skipped
             line += f", {skipped} steps skipped, their gradients were not finite"
-        sound = not self._skipped_in_a_row  # or else the weights may be the reason: nothing good is overwritten by them
-        if self.test_sets and sound:
+        healthy = not self._consecutive_skips  # else the weights may be the cause and must not overwrite good ones
+        if self.test_sets and healthy:
             self._bar.set_description_str(f"{self.args.ckpt_name}, measuring")
             try:
                 values["validation"] = validated = self.validate()
-            except StopAskedError:  # it is measured again after --resume
-                self._stopped_by = self._asked_to_stop
+            except StopRequestedError:  # validated again after --resume
+                self._stopped_by = self._stop_signal
                 return
             self._bar.set_description_str(self.args.ckpt_name)
             line += "".join(f", {at} {q['psnr']:.2f}/{q['ssim']:.4f}" for at, q in validated.items())
-        self._window = []
-        if self.crew.first:
+        self._interval_losses = []
+        if self.context.is_main_process:
             self._bar.write(line)
-            sys.stdout.flush()  # for whoever follows a file that it goes to
+            sys.stdout.flush()  # for anyone following a redirected log
             self._log.write(self.step, values)
-            if sound or self.step == self.args.max_steps:
+            if healthy or self.step == self.args.max_steps:
                 self._save_weights()
         self._save_latest()
 
     def validate(self) -> dict[str, dict[str, float]]:
-        """PSNR (dB) and SSIM of the weights as they would be saved, by the benchmark's code: {"x2": {"psnr", "ssim"}}.
+        """PSNR (dB) and SSIM of the weights that would be saved, by the benchmark's code: {"x2": {"psnr", "ssim"}}.
 
-        The images are shared out over the processes; the means are the same whatever their number. `InputError`, in all
-        processes, if one of them cannot measure its images. A process that is alone and asked to stop does so after the
-        image at hand, by `StopAskedError`.
+        The images are sharded over the processes; the means do not depend on their number. If one process cannot evaluate
+        its images, all of them raise `InputError`. A single process that was asked to stop raises `StopRequestedError`
+        before the next image.
         """
-        net, figures = self.ema_net or self.net, {}
+        net, scores = self.ema_net or self.net, {}
         for number, test_set in enumerate(self.test_sets):
-            upscale = StoppableUpscaler(
-                net, test_set.scale, self.device, lambda: self._asked_to_stop > 0 and self.crew.count == 1
+            upscale = InterruptibleUpscaler(
+                net, test_set.scale, self.device, lambda: self._stop_signal > 0 and self.context.world_size == 1
             )
-            own = replace(test_set, pairs=test_set.pairs[self.crew.share(len(test_set))])
+            own = replace(test_set, pairs=test_set.pairs[self.context.shard(len(test_set))])
             rows, refusal = [], ""
             try:
-                if self.crew.first and number == 0:
+                if self.context.is_main_process and number == 0:
                     shown = upscale(test_set.pairs[0].read()[1])
                 rows = evaluate(upscale, own, check_lr=False).rows if own.pairs else []
-            except InputError as error:  # the others wait for this process, and the first alone can say why
+            except InputError as error:  # the others wait for this process, and only the main one prints
                 refusal = str(error)
-            if refusals := list(filter(None, self.crew.gather([refusal]))):
+            if refusals := list(filter(None, self.context.all_gather([refusal]))):
                 raise InputError(
                     f"step {self.step} cannot be validated ({refusals[0]}): {self._last_good()}; if the weights grow without "
                     "bound, try a lower --lr or --clip"
                 )
-            quality = mean_row(self.crew.gather(rows)).quality
-            figures[f"x{test_set.scale}"] = {"psnr": quality.psnr, "ssim": quality.ssim}
-        if self.crew.first:
-            self._log.picture(self.step, shown)
+            quality = mean_row(self.context.all_gather(rows)).scores
+            scores[f"x{test_set.scale}"] = {"psnr": quality.psnr, "ssim": quality.ssim}
+        if self.context.is_main_process:
+            self._log.log_image(self.step, shown)
         net.train()
-        return figures
+        return scores
 
-    def _look_at_losses(self) -> None:
-        """Moves pending losses and norms to the host. `InputError` if too many steps in a row were skipped.
+    def _sync_losses(self) -> None:
+        """Copies pending losses and norms to the host. `InputError` after too many consecutive skipped steps.
 
-        The processes add up their shares of the losses, and learn whether one of them was asked to stop.
+        Sums the losses over the processes, which also learn whether one of them was asked to stop.
         """
         if not self._pending:
             return
-        shares = torch.stack([loss.float() for loss, _ in self._pending]) / self.crew.count
-        stop = shares.new_tensor([self._asked_to_stop])
-        *losses, asked = self.crew.sum(torch.cat([shares, stop])).tolist()
+        local_losses = torch.stack([loss.float() for loss, _ in self._pending]) / self.context.world_size
+        stop = local_losses.new_tensor([self._stop_signal])
+        *losses, asked = self.context.all_reduce(torch.cat([local_losses, stop])).tolist()
         norms = torch.stack([norm for _, norm in self._pending]).tolist()
-        first = self.step - len(losses) + 1
-        self._pending = []
+        first, self._pending = self.step - len(losses) + 1, []
         if asked:
-            self._stopped_by = self._asked_to_stop or signal.SIGTERM
+            self._stopped_by = self._stop_signal or signal.SIGTERM
         for number, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
-            self._window.append((loss, norm))
-            self._skipped_in_a_row = 0 if math.isfinite(norm) else self._skipped_in_a_row + 1
-            if self._skipped_in_a_row > MOST_SKIPPED_IN_A_ROW:
+            self._interval_losses.append((loss, norm))
+            self._consecutive_skips = 0 if math.isfinite(norm) else self._consecutive_skips + 1
+            if self._consecutive_skips > MAX_CONSECUTIVE_SKIPS:
                 raise InputError(
                     f"the loss is {loss:.4g} and the gradient norm {norm:.4g} at step {first + number}, the "
-                    f"{self._skipped_in_a_row}th in a row that is not finite: {self._last_good()}; try a lower --lr or --clip"
+                    f"{self._consecutive_skips}th in a row that is not finite: {self._last_good()}; try a lower --lr or --clip"
                 )
 
     def _last_good(self) -> str:
         there = self.state.path.exists()
         return f"the last good state is {self.state.path}" if there else "nothing was saved before"
 
-    def _say(self, line: str, file: TextIO | None = None) -> None:
-        if self.crew.first:
+    def _print_main(self, line: str, file: TextIO | None = None) -> None:
+        if self.context.is_main_process:
             print(line, file=file, flush=True)
 
     # --- saving and resuming --------------------------------------------------------------------------------------------
@@ -314,51 +313,54 @@ class Solver:
         return self.folder / f"{self.args.ckpt_name}_{self.step}.pth"
 
     def _save_weights(self) -> None:
-        save_state((self.ema_net or self.net).state_dict(), self._weights_path())
+        save_state_dict((self.ema_net or self.net).state_dict(), self._weights_path())
 
     def _save_latest(self) -> None:
-        if not self.crew.first or self._skipped_in_a_row:
+        if not self.context.is_main_process or self._consecutive_skips:
             return
-        counters = {"images": self.image_count, "step": self.step, "seconds": self.seconds, "window": self._window}
+        counters = {
+            "images": self.image_count,
+            "step": self.step,
+            "seconds": self.seconds,
+            "window": self._interval_losses,
+        }
         self.state.save(counters, self.net, self.ema_net, self.optimizer, self.sampler)
         self._saved_step = self.step
 
     def _restore(self, saved: dict) -> None:
         self.state.restore(saved, self.image_count, self.net, self.ema_net, self.optimizer, self.sampler)
         self.step, self.seconds = saved["step"], saved["seconds"]
-        self._saved_step = self.step
-        self._window = saved["window"]
-        self._say(f"resumed {self.state.path} at step {self.step}")
+        self._saved_step, self._interval_losses = self.step, saved["window"]
+        self._print_main(f"resumed {self.state.path} at step {self.step}")
 
-    def _ask_to_stop(self, number: int, _frame: object) -> None:
-        self._asked_to_stop = number
+    def _handle_signal(self, number: int, _frame: object) -> None:
+        self._stop_signal = number
 
     # --- data -----------------------------------------------------------------------------------------------------------
 
-    def _make_sampler(self) -> PatchSampler:
-        """Loads the images to where `--preload` says and prints the line that tells what is about to happen."""
+    def _build_sampler(self) -> PatchSampler:
+        """Loads the images as `--preload` says and prints a summary line of the run."""
         args, cuda = self.args, self.device.type == "cuda"
         images = read_hdf5(args.train_data_path, self.scales)
         preload = args.preload
         if preload == "auto":
             fits = images.nbytes < 0.6 * available_memory(self.device)
-            preload = (
-                "device" if fits and (cuda or self.crew.count == 1) else "host"
-            )  # mapped, processes share one copy
+            # memory-mapped: processes share one copy
+            preload = "device" if fits and (cuda or self.context.world_size == 1) else "host"
         if preload == "device" and not cuda:
-            images = images.in_memory()
+            images = images.load_into_memory()
         self._check_batch()
         self.image_count = len(images)
         place = {"host": "mapped from the file", "device": "on the GPU" if cuda else "in memory"}[preload]
         weights = sum(weight.numel() for weight in self.net.parameters() if weight.requires_grad)
-        processes = f" x {self.crew.count} processes" if self.crew.count > 1 else ""
-        self._say(
+        processes = f" x {self.context.world_size} processes" if self.context.world_size > 1 else ""
+        self._print_main(
             f"{args.model} {'x2, x3, x4' if args.scale == 0 else f'x{args.scale}'}: {weights:,} parameters | "
             f"{len(images)} images, {images.nbytes / 1e9:.2f} GB {place} | {self.device}{processes}, {args.precision} | "
             f"{args.max_steps:,} steps of {args.batch_size} LR patches of {args.patch_size}x{args.patch_size}"
         )
         if args.verbose:
-            self._say(str(self.net))
+            self._print_main(str(self.net))
         return PatchSampler(
             images,
             args.patch_size,
@@ -366,21 +368,21 @@ class Solver:
             args.seed,
             self.device,
             on_device=cuda and preload == "device",
-            share=self.crew.share(args.batch_size),
+            shard=self.context.shard(args.batch_size),
         )
 
     def _check_batch(self) -> None:
-        """`InputError` for a batch whose patches alone cannot lie in memory, before the time to draw it is spent."""
+        """`InputError` for a batch whose patches alone exceed the free memory, before any is drawn."""
         args, free = self.args, available_memory(self.device)
-        pixels = -(-args.batch_size // self.crew.count) * args.patch_size**2 * (1 + max(self.scales) ** 2)
+        pixels = -(-args.batch_size // self.context.world_size) * args.patch_size**2 * (1 + max(self.scales) ** 2)
         if 12 * pixels > free:  # three values of four bytes each
             raise InputError(
                 f"--batch_size {args.batch_size} with --patch_size {args.patch_size}: the patches alone need more than "
                 f"the {free / 1e9:.1f} GB of memory that are free, use smaller ones"
             )
 
-    def _open_test_sets(self) -> list[TestSet]:
-        """The test sets for validation at the scales that are there; what is missing is said, what is torn is an error."""
+    def _open_test_sets(self) -> list[BenchmarkSet]:
+        """The validation sets at the available scales; missing sets are reported, incomplete ones raise."""
         test_sets, missing = [], []
         for scale in self.scales:
             try:
@@ -388,8 +390,8 @@ class Solver:
             except MissingTestSetError as error:
                 missing.append(error)
         if missing:
-            self._say(f"training without {'some ' if test_sets else ''}validation: {missing[0]}")
-        for test_set in test_sets:  # a pair that cannot be measured is said now, not when an interval would be lost
-            bar = f"checking {test_set.name} x{test_set.scale}" if self.crew.first else None
+            self._print_main(f"training without {'some ' if test_sets else ''}validation: {missing[0]}")
+        for test_set in test_sets:  # an unusable pair fails now, not after the first interval
+            bar = f"checking {test_set.name} x{test_set.scale}" if self.context.is_main_process else None
             evaluate(BicubicUpscaler(test_set.scale), test_set, check_lr=False, bar=bar)
         return test_sets

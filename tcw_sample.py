@@ -1,29 +1,28 @@
-"""Benchmarks a checkpoint on a test set, or upscales pictures. Parses flags and wires parts; `evaluation/` does the work."""
+"""Benchmarks a checkpoint on a test set, or upscales images. Parses flags; `inference/` and `evaluation/` do the work."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from common import SCALES
+from common.cli import CliParser
 from common.device import pick_device
-from common.errors import InputError, run_command
-from common.flags import Flags
-from common.scales import SCALES
-from dataset.testset import open_test_set
-from evaluation.backends import BACKENDS, ENGINES, pick_precision
+from common.errors import InputError, run_cli
+from dataset.benchmark_set import open_test_set
 from evaluation.benchmark_run import run_benchmark
-from evaluation.inference import PRECISIONS, BicubicUpscaler, NetworkUpscaler, Upscale
-from evaluation.inventory import hash_files
-from evaluation.metrics import PROTOCOLS
-from evaluation.photos import say_written, upscale_photos
-from model.checkpoint import load_net
+from evaluation.cache import hash_files
+from inference.backends import BACKENDS, RUNTIMES, resolve_precision
+from inference.upscale_images import upscale_images, written_summary
+from inference.upscaler import PRECISIONS, PROTOCOLS, BicubicUpscaler, NetworkUpscaler, Upscale
+from model.checkpoint import load_model
 
 NETWORK_ONLY = ("ckpt_path", "group", "self_ensemble", "precision", "backend", "compile", "tile", "baseline")
 
 
 def parse_flags() -> argparse.Namespace:
     """The flags of the command line. `InputError` for those that do not go together."""
-    parser = Flags(description="Super-resolve a test set and measure it, or upscale pictures (--input).")
+    parser = CliParser(description="Super-resolve a test set and measure it, or upscale images (--input).")
     paper = parser.add_argument_group("the paper's flags", "defaults are those of the authors' code")
     paper.add_argument("--model", default="cfsrcnn", help="a file model/NAME.py with a class Net, or bicubic")
     paper.add_argument("--scale", type=int, default=4, choices=SCALES, help="upscaling factor")
@@ -32,31 +31,31 @@ def parse_flags() -> argparse.Namespace:
     paper.add_argument("--test_data_dir", type=Path, default=Path("dataset/Urban100"), help="the test set's folder")
     paper.add_argument("--sample_dir", type=Path, default=Path("sample"), help="folder for SR images and results")
     paper.add_argument("--cuda", action="store_true", help="the same as --device cuda")
-    paper.add_argument("--shave", type=int, default=20, help="without effect: tiles overlap by what is needed")
+    paper.add_argument("--shave", type=int, default=20, help="ignored; kept for compatibility")
 
     data = parser.add_argument_group("data")
-    data.add_argument("--input", type=Path, help="upscale this picture or folder instead; nothing is measured")
+    data.add_argument("--input", type=Path, help="upscale this image or folder instead; measures nothing")
 
     output = parser.add_argument_group("output")
     to_8_bits = "SR to 8 bits: truncated (paper) or, as --input, rounded"
     output.add_argument("--protocol", choices=PROTOCOLS, default="paper", help=to_8_bits)
-    output.add_argument("--self_ensemble", action="store_true", help="mean over the 8 flips and turns (paper: off)")
-    output.add_argument("--baseline", action="store_true", help="measure bicubic too and put it beside")
+    output.add_argument("--self_ensemble", action="store_true", help="mean of 8 dihedral transforms (paper: off)")
+    output.add_argument("--baseline", action="store_true", help="measure bicubic too")
 
     speed = parser.add_argument_group("speed")
     speed.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
-    auto = "of the network; auto: fp32 to measure (paper: fp32), for --input fp16 on CUDA and bf16 on a CPU that has it"
+    auto = "of the network; auto: fp32 to measure (paper: fp32), for --input fp16 on CUDA and bf16 on CPUs with support"
     speed.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto", help=auto)
-    speed.add_argument("--backend", choices=BACKENDS, default="torch", help="what computes; auto: the fastest here")
-    speed.add_argument("--compile", action="store_true", help="by TorchInductor: slow to start, no gain on a CPU")
-    speed.add_argument("--tile", type=tile, default="auto", help="side of a tile in LR pixels, auto or off")
+    speed.add_argument("--backend", choices=BACKENDS, default="torch", help="runtime; auto: the fastest installed")
+    speed.add_argument("--compile", action="store_true", help="TorchInductor: slow start, no gain on a CPU")
+    speed.add_argument("--tile", type=tile, default="auto", help="tile size in LR pixels, auto or off")
     args = parser.parse_args()
     if args.model == "bicubic":
-        parser.refuse(args, "--model bicubic has no network and is the baseline", *NETWORK_ONLY, "protocol")
+        parser.reject(args, "--model bicubic has no network and is the baseline", *NETWORK_ONLY, "protocol")
     if args.input:
-        parser.refuse(args, "--input measures nothing", "test_data_dir", "baseline")
+        parser.reject(args, "--input measures nothing", "test_data_dir", "baseline")
     if args.cuda:
-        parser.refuse(args, "--cuda is --device cuda", *(() if args.device == "cuda" else ("device",)))
+        parser.reject(args, "--cuda is --device cuda", *(() if args.device == "cuda" else ("device",)))
     return args
 
 
@@ -64,32 +63,32 @@ def main() -> None:
     args = parse_flags()
     upscale = make_upscaler(args)
     if args.input:
-        print(say_written(upscale_photos(args.input, args.sample_dir, upscale), upscale))
+        print(written_summary(upscale_images(args.input, args.sample_dir, upscale), upscale))
         return
     test_set = open_test_set(args.test_data_dir, args.scale)
     run = "bicubic" if args.model == "bicubic" else args.ckpt_path.stem + "_ensemble" * args.self_ensemble
-    about = describe(args, test_set.name, upscale)
-    run_benchmark(upscale, test_set, args.sample_dir, run, about, args.baseline)
+    metadata = describe(args, test_set.name, upscale)
+    run_benchmark(upscale, test_set, args.sample_dir, run, metadata, args.baseline)
 
 
 def make_upscaler(args: argparse.Namespace) -> Upscale:
-    """What turns LR into SR: bicubic, or the network of --model with the weights of --ckpt_path."""
+    """The upscaler: bicubic, or the network of --model with the weights of --ckpt_path."""
     if args.model == "bicubic":
         return BicubicUpscaler(args.scale)
     if args.ckpt_path is None:
         example = f"checkpoint/x{args.scale}/cfsrcnn_x{args.scale}.pth"
         raise InputError(f"--model {args.model} needs weights: --ckpt_path {example}")
-    net = load_net(args.ckpt_path, args.model, args.scale, args.group)
+    net = load_model(args.ckpt_path, args.model, args.scale, args.group)
     protocol = "rounded" if args.input else args.protocol
-    place = "cpu" if args.device == "auto" and args.backend in ENGINES else args.device
+    place = "cpu" if args.device == "auto" and args.backend in RUNTIMES else args.device
     device = pick_device("cuda" if args.cuda else place)
-    precision = pick_precision(args.precision, device, args.backend, measured=not args.input)
+    precision = resolve_precision(args.precision, device, args.backend, measured=not args.input)
     how = (precision, args.tile, protocol, args.self_ensemble, args.backend, args.compile)
     return NetworkUpscaler(net, args.scale, device, *how)
 
 
 def describe(args: argparse.Namespace, test_set: str, upscale: Upscale) -> dict:
-    """What `results.json` says of the run, so that its figures can be found again."""
+    """The description of the run in `results.json`, with all that is needed to reproduce it."""
     return {
         "model": args.model,
         "checkpoint": str(args.ckpt_path) if args.ckpt_path else None,
@@ -114,4 +113,4 @@ def tile(text: str) -> int | str:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_cli(main)

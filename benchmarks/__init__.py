@@ -1,1 +1,1 @@
-"""What it costs, and what it bears: run-time, memory, training speed, complexity, long work, kills. One command each."""
+"""Benchmarks of inference speed, memory, training speed and complexity; one command each."""

@@ -1,4 +1,4 @@
-"""What the network costs by counting: parameters, multiply-adds, activations, beside the paper's Table X.
+"""Complexity of the network: parameters, MACs and activations beside the paper's Table X.
 
 The counting is in `evaluation/complexity.py`. Command line: `python -m benchmarks.complexity --out complexity.json`.
 """
@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.result import write_result
-from common.errors import run_command
-from common.flags import Flags
+from benchmarks.json_output import write_json
+from common.cli import CliParser
+from common.errors import run_cli
+from common.tables import to_markdown
 from evaluation.complexity import count_all, scale_table
-from evaluation.tables import to_markdown
 
 
 def main() -> None:
-    parser = Flags(
-        prog="python -m benchmarks.complexity", description="Count parameters, multiply-adds and activations."
-    )
+    parser = CliParser(prog="python -m benchmarks.complexity", description="Count parameters, MACs and activations.")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
     counted = count_all()
@@ -27,8 +25,8 @@ def main() -> None:
     for line in counted["about_the_paper"]:
         print(f"- {line}")
     if args.out:
-        write_result(args.out, counted)
+        write_json(args.out, counted)
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_cli(main)

@@ -1,7 +1,7 @@
-"""How much main memory the command takes that upscales a picture: the peak of the whole process, tiles by `--tile auto`.
+"""Peak memory of upscaling an image: of the whole process, with `--tile auto`.
 
-Each row is `tcw_sample.py --input` in a process of its own on a smooth picture, from the file that is read to the PNG
-that is written. Command line: `python -m benchmarks.memory --size 3840x2160`.
+Each row is `tcw_sample.py --input` in a process of its own on a smooth image, from reading the file to writing the PNG.
+Command line: `python -m benchmarks.memory --size 3840x2160`.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.inference import COMPILED, WAYS, Way, make_net, ours
-from benchmarks.noise import noise
-from benchmarks.peak import peak_in
+from benchmarks.inference import BACKEND_CHOICES, COMPILED, Config, make_net, optimized
+from benchmarks.peak_rss import peak_rss_in
+from benchmarks.synthetic import synthetic_images
 from benchmarks.timing import device_name
+from common import SCALES
+from common.cli import CliParser
 from common.device import pick_device
-from common.errors import InputError, run_command
-from common.flags import Flags
-from common.scales import SCALES
-from evaluation.inference import PRECISIONS
-from evaluation.tables import Table, to_markdown
-from model.checkpoint import save_state
+from common.errors import InputError, run_cli
+from common.tables import Table, to_markdown
+from inference.upscaler import PRECISIONS
+from model.checkpoint import save_state_dict
 
 ROOT = Path(__file__).parent.parent
 
 
-def peak_of(folder: Path, scale: int, device: str, way: Way) -> tuple[float, float]:
+def measure_peak(folder: Path, scale: int, device: str, config: Config) -> tuple[float, float]:
     """The peak in GiB and the seconds of the command on `folder`/a.png with the weights of `folder`/net.pth."""
-    precision, backend = way
-    words = ["--input", folder / "a.png", "--ckpt_path", folder / "net.pth", "--sample_dir", folder / "out"]
-    words += ["--scale", scale, "--device", device, "--precision", precision]
-    words += ["--compile"] if backend == COMPILED else ["--backend", backend]
+    precision, backend = config
+    argv = ["--input", folder / "a.png", "--ckpt_path", folder / "net.pth", "--sample_dir", folder / "out"]
+    argv += ["--scale", scale, "--device", device, "--precision", precision]
+    argv += ["--compile"] if backend == COMPILED else ["--backend", backend]
     start = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, ROOT / "tcw_sample.py", *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [sys.executable, ROOT / "tcw_sample.py", *map(str, argv)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     said = process.stderr.read().decode() if process.stderr else ""
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise InputError(f"upscaling in {precision} with {backend} failed: {(said.splitlines() or ['killed'])[-1]}")
-    return peak_in(usage) / 1024, time.perf_counter() - start
+    return peak_rss_in(usage) / 1024, time.perf_counter() - start
 
 
 def size(text: str) -> tuple[int, int]:
@@ -58,25 +58,25 @@ def size(text: str) -> tuple[int, int]:
 
 
 def main() -> None:
-    parser = Flags(prog="python -m benchmarks.memory", description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=size, default="3840x2160", help="WIDTHxHEIGHT of the LR picture")
+    parser = CliParser(prog="python -m benchmarks.memory", description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=size, default="3840x2160", help="WIDTHxHEIGHT of the LR image")
     parser.add_argument("--scale", type=int, default=2, choices=SCALES, help="upscaling factor")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     parser.add_argument("--precisions", nargs="+", choices=tuple(PRECISIONS), default=["fp32", "bf16"], help="rows")
-    parser.add_argument("--backends", nargs="+", choices=WAYS, help="rows; default: all that are installed")
+    parser.add_argument("--backends", nargs="+", choices=BACKEND_CHOICES, help="rows; default: all installed ones")
     args = parser.parse_args()
     device = pick_device(args.device)
-    ways = ours(device, args.precisions, args.backends)
+    configs = optimized(device, args.precisions, args.backends)
     rows = []
     with tempfile.TemporaryDirectory() as name:
-        Image.fromarray(next(noise(1, 16, 16))).resize(args.size).save(Path(name) / "a.png")
-        save_state(make_net(args.scale).state_dict(), Path(name) / "net.pth")
-        for what, way in ways.items():
-            peak, seconds = peak_of(Path(name), args.scale, device.type, way)
+        Image.fromarray(next(synthetic_images(1, 16, 16))).resize(args.size).save(Path(name) / "a.png")
+        save_state_dict(make_net(args.scale).state_dict(), Path(name) / "net.pth")
+        for what, config in configs.items():
+            peak, seconds = measure_peak(Path(name), args.scale, device.type, config)
             rows.append([what, f"{peak:.2f}", f"{seconds:.0f}"])
     title = f"{args.size[0]}x{args.size[1]} at x{args.scale}, {device_name(device)}"
     print(to_markdown(Table("memory", title, [("", ""), ("peak", "GiB"), ("seconds", "")], rows, len(rows), [])))
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_cli(main)

@@ -1,4 +1,4 @@
-"""Timing things against one another: alternately, in one run, medians. What a machine does besides hits all alike."""
+"""Interleaved timing of several jobs in one run, as medians: other load on the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ import torch
 from common.progress import progress
 
 
-def time_alternately(jobs: dict[str, Callable[[], object]], rounds: int, desc: str) -> dict[str, float]:
-    """Runs each job once unmeasured, then all in turn `rounds` times; the median seconds of each."""
+def time_interleaved(jobs: dict[str, Callable[[], object]], rounds: int, desc: str) -> dict[str, float]:
+    """Runs each job once to warm up, then all in turn `rounds` times; returns the median seconds of each."""
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for number in progress(range(rounds + 1), desc=desc, unit="round"):
         for name, job in jobs.items():
-            synchronise()
+            synchronize()
             start = time.perf_counter()
             job()
-            synchronise()
+            synchronize()
             if number:  # the first round warms up
                 seconds[name].append(time.perf_counter() - start)
     return {name: median(each) for name, each in seconds.items()}
 
 
-class Elsewhere:
-    """A job in a process of its own, which what is done to this one, such as `keep_freed_memory`, does not speed up.
+class SubprocessJob:
+    """A job in a process of its own, which settings of this process, such as malloc's, do not speed up.
 
-    `make`, a function at the top of a module, makes the job there. Calling this runs it there once. For a `with` block.
+    `make`, a module-level function, creates the job there; a call runs it once. To be used in a `with` block.
     """
 
-    def __init__(self, make: Callable[..., Callable[[], object]], *words: object):
+    def __init__(self, make: Callable[..., Callable[[], object]], *args: object):
         context = multiprocessing.get_context("spawn")
         self._here, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(there, make, words, torch.get_num_threads()))
+        self._process = context.Process(target=_serve, args=(there, make, args, torch.get_num_threads()))
         self._process.start()
         there.close()
 
@@ -44,7 +44,7 @@ class Elsewhere:
         self._here.send(True)
         self._here.recv()
 
-    def __enter__(self) -> Elsewhere:
+    def __enter__(self) -> SubprocessJob:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -52,20 +52,20 @@ class Elsewhere:
         self._process.join()
 
 
-def _serve(requests: Connection, make: Callable, words: tuple, threads: int) -> None:
+def _serve(requests: Connection, make: Callable, args: tuple, threads: int) -> None:
     torch.set_num_threads(threads)
-    job = make(*words)
+    job = make(*args)
     try:
         while requests.recv():
             job()
-            synchronise()
+            synchronize()
             requests.send(True)
     except EOFError:
         pass
 
 
-def synchronise() -> None:
-    """Waits until a GPU, if there is one, has done what it was given."""
+def synchronize() -> None:
+    """Waits for the GPU, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 

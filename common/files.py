@@ -1,16 +1,17 @@
-"""Writing files so that no half-written one ever stands under its final name, whatever kills the process or fills the disk."""
+"""Atomic file writes: no partly written file ever has its final name, even after a kill or on a full disk. And JSON."""
 
 from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
 from common.locks import try_lock
@@ -18,32 +19,32 @@ from common.locks import try_lock
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-UNFINISHED = ".unfinished_"  # how names of what is being written begin
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-LONGEST_SUFFIX = 20  # bytes: a longer one is part of a name, and would make the temporary name too long
+TEMP_PREFIX = ".unfinished_"  # of the names of temporary files and folders
+DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+MAX_SUFFIX_BYTES = 20  # a longer suffix would make the temporary name too long
 
-_tidied: set[Path] = set()  # folders that this process has looked through for what others left behind
+_cleaned: set[Path] = set()  # folders in which this process has removed stale temporary files
 
 
 @contextmanager
-def whole_file(path: Path | str) -> Iterator[Path]:
-    """Yields a temporary name beside `path`; when the block ends well, the file is synced and moved to `path`.
+def atomic_write(path: Path | str) -> Iterator[Path]:
+    """Yields a temporary path in the same folder; if the block succeeds, the file is fsynced and renamed to `path`.
 
-    After an error or an interrupt the temporary file is gone and whatever stood at `path` is untouched; `InputError`
-    where the disk is full. A temporary file that a killed process left goes when its folder is next written to.
+    After an error or an interrupt the temporary file is removed and an existing file at `path` is unchanged. Raises
+    `InputError` if the disk is full. Temporary files of killed processes are removed at the next write to the folder.
     """
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder, but a file is to be written there: name a file")
     if path.exists() and not path.is_file():
         raise InputError(f"{path} is no ordinary file but a device or the like: name a file")
-    make_folder(path.parent)
-    suffix = path.suffix if len(os.fsencode(path.suffix)) <= LONGEST_SUFFIX else ""
+    make_dir(path.parent)
+    suffix = path.suffix if len(os.fsencode(path.suffix)) <= MAX_SUFFIX_BYTES else ""
 
     def make() -> tuple[int, str]:
-        return tempfile.mkstemp(suffix, UNFINISHED, path.parent)
+        return tempfile.mkstemp(suffix, TEMP_PREFIX, path.parent)
 
-    with room_for(path), _temporary(path.parent, make) as temporary:
+    with translate_disk_full(path), _temporary(path.parent, make) as temporary:
         yield temporary
         os.chmod(temporary, 0o666 & ~_umask())
         with open(temporary, "rb") as file:
@@ -52,24 +53,24 @@ def whole_file(path: Path | str) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `path`, which becomes `path` when the block ends well; `path` must not exist."""
+def atomic_dir(path: Path) -> Iterator[Path]:
+    """Yields a temporary folder, renamed to `path` if the block succeeds; `path` must not exist yet."""
 
     def make() -> tuple[int, str]:
-        name = tempfile.mkdtemp("", UNFINISHED, path.parent)
+        name = tempfile.mkdtemp("", TEMP_PREFIX, path.parent)
         return os.open(name, os.O_RDONLY), name
 
-    with used_folder(path.parent), room_for(path), _temporary(path.parent, make) as temporary:
+    with mkdir_remove_if_empty(path.parent), translate_disk_full(path), _temporary(path.parent, make) as temporary:
         yield temporary
         os.chmod(temporary, 0o777 & ~_umask())
         os.rename(temporary, path)
 
 
 @contextmanager
-def used_folder(path: Path) -> Iterator[None]:
-    """Makes a folder and its parents; of those that are new, the ones still empty after the block are removed again."""
+def mkdir_remove_if_empty(path: Path) -> Iterator[None]:
+    """Creates a folder and its parents; those that were created and are empty after the block are removed again."""
     new = [each for each in (path, *path.parents) if not each.exists()]
-    make_folder(path)
+    make_dir(path)
     try:
         yield
     finally:
@@ -78,10 +79,10 @@ def used_folder(path: Path) -> Iterator[None]:
                 each.rmdir()
 
 
-class PatientFile(io.FileIO):
-    """A new file that takes all that is written to it and raises only when it is closed or `check` is called.
+class DeferredErrorFile(io.FileIO):
+    """A new file whose write errors are raised only when it is closed or `check` is called.
 
-    For libraries that crash, or hide the reason, when the disk fills up under them.
+    For libraries that crash, or hide the cause, if a write fails because the disk is full.
     """
 
     def __init__(self, path: Path):
@@ -89,7 +90,7 @@ class PatientFile(io.FileIO):
         self._failure: OSError | None = None
 
     def write(self, data: ReadableBuffer) -> int:
-        """Takes all of `data`, whatever becomes of it."""
+        """Reports all of `data` as written, even after an error."""
         rest = memoryview(data).cast("B")
         try:
             while rest and not self._failure:
@@ -108,14 +109,14 @@ class PatientFile(io.FileIO):
         self.check()
 
 
-def check_not_read(out: Path, inputs: Iterable[Path]) -> None:
-    """`InputError` if a file to be written is one of those that are read."""
-    if real(out) in {real(each) for each in inputs}:
+def ensure_not_input(out: Path, inputs: Iterable[Path]) -> None:
+    """Raises `InputError` if the output file is one of the input files."""
+    if realpath(out) in {realpath(each) for each in inputs}:
         raise InputError(f"{out} is itself read and would be overwritten: choose another name for what is written")
 
 
-def make_folder(path: Path) -> Path:
-    """Creates a folder and its parents; `InputError` where a file stands in the way."""
+def make_dir(path: Path) -> Path:
+    """Creates a folder and its parents; `InputError` if a file is in the way."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -125,25 +126,25 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def folder_inside(root: Path, path: Path) -> Path:
-    """`make_folder(path)`; `InputError` if it is a link, or lies behind one, that leads out of the folder `root`."""
-    if not real(path).is_relative_to(real(root)):
-        raise InputError(f"{path} leads out of {root}, to {real(path)}: remove the link or name another folder")
-    return make_folder(path)
+def make_dir_within(root: Path, path: Path) -> Path:
+    """`make_dir(path)`; `InputError` if symbolic links lead out of the folder `root`."""
+    if not realpath(path).is_relative_to(realpath(root)):
+        raise InputError(f"{path} leads out of {root}, to {realpath(path)}: remove the link or name another folder")
+    return make_dir(path)
 
 
-def real(path: Path) -> Path:
-    """The absolute path without links; unlike `Path.resolve` it takes links that lead in a circle."""
+def realpath(path: Path) -> Path:
+    """The absolute path with links resolved; unlike `Path.resolve` it does not fail on a cycle of links."""
     return Path(os.path.realpath(path))
 
 
 @contextmanager
-def room_for(path: Path) -> Iterator[None]:
-    """Turns the error of a full disk, or of a file size that is not allowed, into an `InputError` that names `path`."""
+def translate_disk_full(path: Path) -> Iterator[None]:
+    """Turns "disk full", "quota exceeded" and "file too large" errors into an `InputError` that names `path`."""
     try:
         yield
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in DISK_FULL_ERRNOS:
             raise
         raise InputError(
             f"{path} cannot be written ({os.strerror(error.errno)}): free some space and run it again; "
@@ -153,13 +154,13 @@ def room_for(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _temporary(folder: Path, make: Callable[[], tuple[int, str]]) -> Iterator[Path]:
-    """Something new in `folder`, locked while it is in use, so that another process can tell it from what one left."""
-    _tidy(folder)
+    """A new temporary file or folder in `folder`; its lock tells other processes that it is still in use."""
+    _remove_stale_temps(folder)
     while True:
         handle, name = make()
         if try_lock(handle) is not False and os.path.exists(name):
             break
-        os.close(handle)  # just taken for something left behind
+        os.close(handle)  # another process has just removed it as stale
     try:
         yield Path(name)
     finally:
@@ -167,13 +168,13 @@ def _temporary(folder: Path, make: Callable[[], tuple[int, str]]) -> Iterator[Pa
         os.close(handle)
 
 
-def _tidy(folder: Path) -> None:
-    """Removes what killed processes left unfinished in `folder`; once per process."""
-    folder = real(folder)
-    if folder in _tidied:
+def _remove_stale_temps(folder: Path) -> None:
+    """Removes temporary files that killed processes left in `folder`; once per process and folder."""
+    folder = realpath(folder)
+    if folder in _cleaned:
         return
-    _tidied.add(folder)
-    for left in folder.glob(f"{UNFINISHED}*"):
+    _cleaned.add(folder)
+    for left in folder.glob(f"{TEMP_PREFIX}*"):
         with suppress(OSError):
             handle = os.open(left, os.O_RDONLY | os.O_NOFOLLOW)
             try:
@@ -181,6 +182,14 @@ def _tidy(folder: Path) -> None:
                     _remove(left)
             finally:
                 os.close(handle)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """`json.loads` for untrusted UTF-8 text: raises `ValueError` for anything invalid, including too deep nesting."""
+    try:
+        return json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _remove(path: Path) -> None:

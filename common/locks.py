@@ -1,4 +1,4 @@
-"""Locks of files and folders that no crash can leave behind: the kernel (`flock`) lets go when their process ends."""
+"""File and folder locks that a crash cannot leave behind: the kernel releases a `flock` when its process ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def try_lock(handle: int) -> bool | None:
-    """Takes the lock of an open file without waiting: True if it is ours now, False if another's, None if there is none."""
+    """Tries to lock an open file without waiting: True if locked, False if already locked, None if unsupported."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -22,7 +22,7 @@ def try_lock(handle: int) -> bool | None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Waits until no other process is inside `locked` of the same file or folder, which must exist."""
+    """Holds the lock of an existing file or folder during the block; waits while another process holds it."""
     handle = os.open(path, os.O_RDONLY)
     try:
         with suppress(OSError):  # a file system without locks

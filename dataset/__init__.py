@@ -1,1 +1,1 @@
-"""From picture files to training patches and test pairs: images -> HDF5 -> patches. Knows no network."""
+"""From image files to training patches and test pairs: images -> HDF5 -> patches. Independent of the network."""

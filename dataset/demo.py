@@ -1,6 +1,6 @@
 """The demo's test set: photographs that scikit-image ships inside its package, in the authors' layout at x2, x3, x4.
 
-Command line: `python -m dataset.demo [--out FOLDER]`; what is there already is kept. Nothing is downloaded.
+Command line: `python -m dataset.demo [--out FOLDER]`; existing folders are kept. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from pathlib import Path
 
 import skimage
 
-from common.errors import InputError, run_command
-from common.flags import Flags
-from common.scales import SCALES
+from common import SCALES
+from common.cli import CliParser
+from common.errors import InputError, run_cli
 from dataset.prepare import prepare
 
 PHOTOGRAPHS = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 
 
 def make_demo_set(folder: Path, scales: list[int]) -> None:
-    """Writes `folder`/xS for those of `scales` that it lacks. `InputError` if scikit-image came without its pictures."""
+    """Writes `folder`/xS for those of `scales` that it lacks. `InputError` if scikit-image came without its images."""
     files = [Path(skimage.__file__).parent / "data" / name for name in PHOTOGRAPHS]
     if missing := next((file for file in files if not file.is_file()), None):
         raise InputError(f"{missing} is missing: install scikit-image from a wheel of the version in requirements.txt")
@@ -27,7 +27,7 @@ def make_demo_set(folder: Path, scales: list[int]) -> None:
 
 
 def main() -> None:
-    parser = Flags(prog="python -m dataset.demo", description=__doc__.splitlines()[0])
+    parser = CliParser(prog="python -m dataset.demo", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--out", type=Path, default=Path("demo/photographs"), help="folder to write (default: demo/photographs)"
     )
@@ -39,4 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_cli(main)

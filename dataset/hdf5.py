@@ -13,10 +13,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from common.errors import InputError, one_line
-from common.files import PatientFile, whole_file
+from common.errors import InputError, summarize_exception
+from common.files import DeferredErrorFile, atomic_write
 
-MOST_PACKED = 100  # times smaller than its pixels an image may be stored before it is taken for a trap
+MAX_COMPRESSION_RATIO = 100  # of an image's pixels to its bytes in the file; more is taken for a decompression bomb
 
 
 @dataclass
@@ -34,16 +34,16 @@ class TrainingImages:
         """Bytes of all pixels."""
         return sum(image.nbytes for images in (self.hr, *self.lr.values()) for image in images)
 
-    def in_memory(self) -> TrainingImages:
-        """The same with every image read into memory."""
+    def load_into_memory(self) -> TrainingImages:
+        """A copy with every image in memory."""
         return TrainingImages(
             [np.array(x) for x in self.hr], {s: [np.array(x) for x in lr] for s, lr in self.lr.items()}
         )
 
 
 def write_hdf5(path: Path, pairs: Iterable[tuple[np.ndarray, dict[int, np.ndarray]]]) -> None:
-    """Writes (HR, {scale: LR}) one after the other; `path` appears only when all are written."""
-    with whole_file(path) as temporary, PatientFile(temporary) as plain, h5py.File(plain, "w") as file:
+    """Writes (HR, {scale: LR}) one after the other; `path` appears only when all are written (atomic write)."""
+    with atomic_write(path) as temporary, DeferredErrorFile(temporary) as plain, h5py.File(plain, "w") as file:
         for number, (hr, lrs) in enumerate(pairs):
             plain.check()
             file.create_dataset(f"HR/{number}", data=hr)
@@ -52,23 +52,23 @@ def write_hdf5(path: Path, pairs: Iterable[tuple[np.ndarray, dict[int, np.ndarra
 
 
 def read_hdf5(path: Path | str, scales: Iterable[int]) -> TrainingImages:
-    """The HR images and those of `scales`, mapped: they lie in the file and are read as they are used.
+    """The HR images and the LR images of `scales` as a memory map: pixels are read from the file when they are used.
 
-    Images that the file stores in chunks or compressed cannot be mapped and are read at once. Raises `InputError` where
-    the file is missing or damaged, or its groups, types, counts or sizes are not those of a training set.
+    Chunked and compressed images cannot be mapped and are read into memory. Raises `InputError` if the file is missing or
+    damaged, or if its groups, types, counts or sizes are not those of a training set.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist: make it with `python div2h5.py` (see README.md, Training data)")
     try:
-        mapped = np.memmap(path, np.uint8, "r")  # once: a map per image would use up the files a process may open
+        mapped = np.memmap(path, np.uint8, "r")  # a single map: one per image would exceed the limit of open files
         with h5py.File(path, "r") as file:
             hr = _read_group(path, file, mapped, "HR")
             lr = {scale: _read_group(path, file, mapped, f"X{scale}") for scale in scales}
     except InputError:
         raise
     except Exception as error:  # h5py raises OSError, KeyError, RuntimeError, ... on damaged files
-        raise InputError(f"{path} is not a readable HDF5 file ({one_line(error)}): make it again") from None
+        raise InputError(f"{path} is not a readable HDF5 file ({summarize_exception(error)}): make it again") from None
     for scale, images in lr.items():
         _check_pairs(path, hr, scale, images)
     return TrainingImages(hr, lr)
@@ -91,8 +91,10 @@ def _read_group(path: Path, file: h5py.File, mapped: np.memmap, name: str) -> li
             raise InputError(f"{path}: {name}/{number} takes its pixels from another file: refused")
         offset = dataset.id.get_offset() if dataset.chunks is None else None
         if offset is None:
-            if dataset.size > max(1 << 20, MOST_PACKED * dataset.id.get_storage_size()):
-                raise InputError(f"{path}: {name}/{number} is packed far smaller than photographs can be: refused")
+            if dataset.size > max(1 << 20, MAX_COMPRESSION_RATIO * dataset.id.get_storage_size()):
+                raise InputError(
+                    f"{path}: {name}/{number} has an implausible compression ratio (decompression bomb): refused"
+                )
             images.append(dataset[()])
         else:
             images.append(mapped[offset : offset + dataset.size].reshape(dataset.shape))

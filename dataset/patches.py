@@ -1,9 +1,9 @@
 """Random training patches in whole batches, as the authors draw them. No files, no network.
 
-Each image comes once per epoch, in random order, with one random crop, flips and a quarter turn. What is drawn depends
-on the seed alone; where the pixels come from does not change it: on a GPU that holds the images, the augmented LR and HR
-batches are one gather each by index arithmetic (`_DeviceImages`), otherwise slices are copied into one uint8 batch
-(`_HostImages`). A test holds the two equal.
+Each image comes once per epoch, in random order, with one random crop and one random dihedral transform (flips and
+90-degree rotations). What is drawn depends on the seed alone, not on where the pixels are: on a GPU that holds the images,
+the augmented LR and HR batches are one gather each with computed indices (`_DeviceCropper`); otherwise slices are copied
+into one uint8 batch (`_HostCropper`). A test verifies that both give the same batches.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class Batch:
 
 
 class _Images(Protocol):
-    def cut(self, scale: int, image: np.ndarray, corner: np.ndarray, turn: np.ndarray, patch: int) -> Tensor: ...
+    def crop(self, scale: int, image: np.ndarray, corner: np.ndarray, dihedral: np.ndarray, patch: int) -> Tensor: ...
 
 
 class PatchSampler:
-    """An endless stream of batches. `scales` with more than one entry draws the scale of each batch.
+    """An infinite iterator of batches. With several LR scales in `images`, the scale of each batch is drawn at random.
 
-    `device`: where batches are wanted. `on_device`: the images lie there too.
-    `share`: the part of each batch that this process wants, while all processes draw the same whole batches.
+    `device`: of the batches. `on_device`: the images are kept there, too.
+    `shard`: this process's part of each batch; all processes draw the same whole batches.
     Raises `InputError` if the patch does not fit into every image, naming those that are too small.
     """
 
@@ -52,46 +52,49 @@ class PatchSampler:
         seed: int,
         device: torch.device | str = "cpu",
         on_device: bool = False,
-        share: slice = slice(None),
+        shard: slice = slice(None),
     ):
         self.scales = tuple(sorted(images.lr))
         self.patch_size, self.batch_size = patch_size, batch_size
         self._sizes = {scale: np.array([x.shape[:2] for x in images.lr[scale]]) for scale in self.scales}
         self._check_sizes()
-        self._source: _Images = _DeviceImages(images, device) if on_device else _HostImages(images, device)
-        self._share = share
+        self._source: _Images = _DeviceCropper(images, device) if on_device else _HostCropper(images, device)
+        self._shard = shard
         self._random = np.random.default_rng(seed)
-        self._order = np.empty(0, np.int64)  # what is left of the epoch
+        self._remaining = np.empty(0, np.int64)  # the images left in this epoch
 
-    def next(self) -> Batch:
-        """Draws a batch: image numbers, corners and turns on the host, then the pixels."""
+    def __iter__(self) -> PatchSampler:
+        return self
+
+    def __next__(self) -> Batch:
+        """Draws a batch: image numbers, corners and dihedral transforms on the host, then the pixels."""
         count, patch = self.batch_size, self.patch_size
         scale = int(self._random.choice(self.scales)) if len(self.scales) > 1 else self.scales[0]
         image = self._next_images(count)
         corner = self._random.integers(0, self._sizes[scale][image] - patch + 1)  # (N, 2): LR row, LR column
-        turn = self._random.integers(0, 2, (count, 3)).astype(bool)  # transpose, flip rows, flip columns: all 8 turns
-        image, corner, turn = (each[self._share] for each in (image, corner, turn))
-        lr = self._source.cut(scale, image, corner, turn, patch)
-        hr = self._source.cut(HR, image, corner * scale, turn, patch * scale)
+        dihedral = self._random.integers(0, 2, (count, 3)).astype(bool)  # transpose, flip_y, flip_x: all 8
+        image, corner, dihedral = (each[self._shard] for each in (image, corner, dihedral))
+        lr = self._source.crop(scale, image, corner, dihedral, patch)
+        hr = self._source.crop(HR, image, corner * scale, dihedral, patch * scale)
         return Batch(lr, hr, scale)
 
-    def state(self) -> str:
-        """The position in the stream, for `restore`, as JSON."""
-        return json.dumps({"random": self._random.bit_generator.state, "order": self._order.tolist()})
+    def state_dict(self) -> str:
+        """The position in the stream, as JSON for `load_state_dict`."""
+        return json.dumps({"random": self._random.bit_generator.state, "order": self._remaining.tolist()})
 
-    def restore(self, state: str) -> None:
-        """Goes on where `state` was taken. Any error for another text."""
+    def load_state_dict(self, state: str) -> None:
+        """Continues from a `state_dict`. Raises any exception for other text."""
         loaded = json.loads(state)
         order = np.array(loaded["order"], np.int64)
         if order.ndim != 1 or not np.isin(order, np.arange(len(self._sizes[self.scales[0]]))).all():
-            raise ValueError("images are left in the epoch that are not in the training set")
-        self._random.bit_generator.state, self._order = loaded["random"], order
+            raise ValueError("the rest of the epoch has images that are not in the training set")
+        self._random.bit_generator.state, self._remaining = loaded["random"], order
 
     def _next_images(self, count: int) -> np.ndarray:
         images = len(self._sizes[self.scales[0]])
-        epochs = [self._random.permutation(images) for _ in range(-(-(count - len(self._order)) // images))]
-        self._order = np.concatenate([self._order, *epochs])
-        image, self._order = self._order[:count], self._order[count:]
+        epochs = [self._random.permutation(images) for _ in range(-(-(count - len(self._remaining)) // images))]
+        self._remaining = np.concatenate([self._remaining, *epochs])
+        image, self._remaining = self._remaining[:count], self._remaining[count:]
         return image
 
     def _check_sizes(self) -> None:
@@ -104,40 +107,40 @@ class PatchSampler:
                 fits = int(sizes.min())
                 raise InputError(
                     f"--patch_size {self.patch_size} is larger than the X{scale} images {named}{more}: "
-                    f"use --patch_size {fits} or smaller, or leave these pictures out"
+                    f"use --patch_size {fits} or smaller, or leave these images out"
                 )
 
 
-class _HostImages:
-    """Turns each crop straight into one uint8 batch, by OpenCV: its turns of 3-byte pixels are far faster than NumPy's."""
+class _HostCropper:
+    """Transforms each crop directly into one uint8 batch by OpenCV, far faster than NumPy on 3-byte pixels."""
 
     def __init__(self, images: TrainingImages, device: torch.device | str):
         self._images = {HR: images.hr, **images.lr}
         self._device = torch.device(device)
 
-    def cut(self, scale: int, image: np.ndarray, corner: np.ndarray, turn: np.ndarray, patch: int) -> Tensor:
+    def crop(self, scale: int, image: np.ndarray, corner: np.ndarray, dihedral: np.ndarray, patch: int) -> Tensor:
         pinned = self._device.type == "cuda"
         batch = torch.empty(len(image), patch, patch, 3, dtype=torch.uint8, pin_memory=pinned)
         images, view = self._images[scale], batch.numpy()
-        for out, i, (y, x), flags in zip(view, image.tolist(), corner.tolist(), turn.tolist(), strict=True):
-            _turn_into(out, images[i][y : y + patch, x : x + patch], *flags)
+        for out, i, (y, x), flags in zip(view, image.tolist(), corner.tolist(), dihedral.tolist(), strict=True):
+            _augment_into(out, images[i][y : y + patch, x : x + patch], *flags)
         return _to_float(batch.to(self._device, non_blocking=pinned))
 
 
-def _turn_into(out: np.ndarray, cut: np.ndarray, transpose: bool, flip_y: bool, flip_x: bool) -> None:
-    # rows are flipped far faster than columns: those of a patch to be transposed are flipped as rows, after it
+def _augment_into(out: np.ndarray, crop: np.ndarray, transpose: bool, flip_y: bool, flip_x: bool) -> None:
+    # flipping rows is far faster than flipping columns, so the columns of a transposed patch are flipped as its rows
     if flip_y:
-        cut = cv2.flip(cut, 0, None if transpose else out)
+        crop = cv2.flip(crop, 0, None if transpose else out)
     if transpose:
-        cut = cv2.transpose(cut, out)
+        crop = cv2.transpose(crop, out)
     if flip_x:
-        cv2.flip(cut, 0 if transpose else 1, out)
-    elif cut is not out:
-        out[:] = cut
+        cv2.flip(crop, 0 if transpose else 1, out)
+    elif crop is not out:
+        out[:] = crop
 
 
-class _DeviceImages:
-    """All images as one uint8 table of pixels on the device; a batch is one gather by computed indices."""
+class _DeviceCropper:
+    """Keeps all images as one uint8 table of pixels on the device; a batch is one gather with computed indices."""
 
     def __init__(self, images: TrainingImages, device: torch.device | str):
         self._device = torch.device(device)
@@ -151,10 +154,10 @@ class _DeviceImages:
             self._pixels[scale] = table
             self._layout[scale] = start[:-1], np.array([image.shape[1] for image in group])
 
-    def cut(self, scale: int, image: np.ndarray, corner: np.ndarray, turn: np.ndarray, patch: int) -> Tensor:
+    def crop(self, scale: int, image: np.ndarray, corner: np.ndarray, dihedral: np.ndarray, patch: int) -> Tensor:
         start, width = (each[image] for each in self._layout[scale])
-        transpose, flip_y, flip_x = turn.T
-        # pixel (i, j) of the batch is start + down * i + right * j: flips turn a step's sign, transposing swaps the two
+        transpose, flip_y, flip_x = dihedral.T
+        # pixel (i, j) of a patch is start + down * i + right * j: a flip negates a step, transposing swaps the two
         down, right = np.where(flip_y, -width, width), np.where(flip_x, -1, 1)
         start = start + (corner[:, 0] + flip_y * (patch - 1)) * width + corner[:, 1] + flip_x * (patch - 1)
         down, right = np.where(transpose, right, down), np.where(transpose, down, right)

@@ -1,7 +1,7 @@
 """Draws `docs/network.svg`: the network of Figures 1 and 2 in a layout of our own, each box named as its class.
 
 Command line: `python docs/draw_network.py [--out FILE]`. The numbers of blocks, layers and channels are read off
-`model/cfsrcnn.py`. The picture brings its own background, light or dark as the reader's system has it.
+`model/cfsrcnn.py`. The image brings its own background, light or dark as the reader's system has it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it ru
 
 from torch import nn
 
-from common.errors import run_command
-from common.files import whole_file
-from common.flags import Flags
+from common.cli import CliParser
+from common.errors import run_cli
+from common.files import atomic_write
 from model.cfsrcnn import CFSRCNN, CHANNELS, FEBS
 
-# pixels of the picture
+# pixels of the image
 WIDTH, HEIGHT = 1190, 556
 TOP, LOW, BOX = 104, 344, 104  # where the boxes of the upper and of the lower row begin, and how high a box is
 MIDDLE, LOW_MIDDLE = TOP + BOX // 2, LOW + BOX // 2
@@ -65,7 +65,7 @@ class Drawing:
         )
 
     def text(self, kind: str, text: str, x: float, y: float, turned: bool = False) -> None:
-        """Text centred on the height `y`; `turned`: written upwards."""
+        """Text centered on the height `y`; `turned`: written upwards."""
         turn = f' transform="rotate(-90 {x:g} {y:g})"' if turned else ""
         self.parts.append(f'<text class="{kind}" x="{x:g}" y="{y + 5:g}"{turn}>{text}</text>')
 
@@ -146,7 +146,7 @@ def draw_febs(drawing: Drawing, net: CFSRCNN) -> None:
             ends.append(gap + 24)
     drawing.line("flow", (ends[-1], MIDDLE), (1160, MIDDLE), (1160, LOW_MIDDLE), (1128, LOW_MIDDLE))
 
-    for k in (1, 2, 3, FEBS - 2, FEBS - 1):  # lines of neighbouring blocks cross once: that of the even block hops
+    for k in (1, 2, 3, FEBS - 2, FEBS - 1):  # lines of neighboring blocks cross once: that of the even block hops
         y = SKIP[k % 2]
         start = [(out[k], TOP), (out[k], y)] if k in out else [(gap + 22, y)]
         end = [(concat[k + 1], y), (concat[k + 1], TOP)] if k + 1 in concat else [(gap - 22, y)]
@@ -253,14 +253,14 @@ def draw_legend(drawing: Drawing) -> None:
 
 
 def main() -> None:
-    parser = Flags(prog="python docs/draw_network.py", description="Draw the network as SVG.")
+    parser = CliParser(prog="python docs/draw_network.py", description="Draw the network as SVG.")
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).with_name("network.svg"), help="default: %(default)s"
     )
     args = parser.parse_args()
-    with whole_file(args.out) as temporary:
+    with atomic_write(args.out) as temporary:
         temporary.write_text(draw_network(), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_cli(main)

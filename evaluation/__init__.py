@@ -1,1 +1,1 @@
-"""From a network and LR images to SR images, figures and reports: one way to upscale, one way to measure."""
+"""Measuring SR images: metrics, whole test sets, benchmark reports, figures, and the paper's tables (`evaluation/paper`)."""

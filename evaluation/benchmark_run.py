@@ -1,5 +1,6 @@
-"""A benchmark run as its user sees it: SR and HR pictures, `results.json` and `report.html` in a folder, the table on the
-screen. What is measured stands in `evaluation/benchmark.py`.
+"""A benchmark run: SR and HR images, `results.json` and `report.html` in a folder, the table on stdout.
+
+Measuring is in `evaluation/evaluate.py`.
 """
 
 from __future__ import annotations
@@ -8,41 +9,43 @@ from pathlib import Path
 
 import numpy as np
 
-from common.files import folder_inside
-from dataset.images import say_conversions, write_png
-from dataset.testset import TestPair, TestSet
-from evaluation.benchmark import evaluate
+from common.files import make_dir_within
+from dataset.benchmark_set import BenchmarkSet, ImagePair
+from dataset.images import conversion_summary, write_png
+from evaluation.evaluate import evaluate
 from evaluation.html_report import REPORT, write_report
-from evaluation.inference import Upscale
 from evaluation.report import format_mean, format_table, write_results
+from inference.upscaler import Upscale
 
 
-def run_benchmark(upscale: Upscale, test_set: TestSet, folder: Path, run: str, about: dict, baseline: bool) -> None:
-    """Upscales and measures `test_set` into `folder`/RUN/SET/xSCALE, with bicubic beside if `baseline`, and says it all.
+def run_benchmark(
+    upscale: Upscale, test_set: BenchmarkSet, folder: Path, run: str, metadata: dict, baseline: bool
+) -> None:
+    """Upscales and measures `test_set`, writes to `folder`/RUN/SET/xSCALE, prints the results; with `baseline` also bicubic's.
 
-    `about`: what `results.json` says of the run; its "protocol" is also named on the screen.
+    `metadata`: the description of the run in `results.json`; its "protocol" is printed too.
     """
     top, folder = folder, folder / run / test_set.name / f"x{test_set.scale}"
     for kind in ("SR", "HR"):
-        folder_inside(top, folder / kind)
+        make_dir_within(top, folder / kind)
 
-    def keep(pair: TestPair, sr: np.ndarray, hr: np.ndarray) -> None:
+    def write_images(pair: ImagePair, sr: np.ndarray, hr: np.ndarray) -> None:
         write_png(folder / "SR" / pair.sr_name, sr)
         write_png(folder / "HR" / f"{pair.hr_path.stem}.png", hr)
 
-    result = evaluate(upscale, test_set, keep, bar=f"{test_set.name} x{test_set.scale}")
-    write_results(folder / "results.json", about, result)  # whatever becomes of the report, the figures are kept
-    bicubic = write_report(folder, about, test_set, result)
+    result = evaluate(upscale, test_set, write_images, bar=f"{test_set.name} x{test_set.scale}")
+    write_results(folder / "results.json", metadata, result)  # before the report, which may fail
+    bicubic = write_report(folder, metadata, test_set, result)
     if baseline:
-        write_results(folder / "results.json", about, result, bicubic)
+        write_results(folder / "results.json", metadata, result, bicubic)
     print(format_table(result, bicubic if baseline else None))
-    print(format_mean(f"{test_set.name} x{test_set.scale} {run}, protocol {about['protocol']}", result))
-    if note := say_conversions((pair.hr_path.name, pair.hr_info) for pair in test_set.pairs):
+    print(format_mean(f"{test_set.name} x{test_set.scale} {run}, protocol {metadata['protocol']}", result))
+    if note := conversion_summary((pair.hr_path.name, pair.hr_info) for pair in test_set.pairs):
         print(note)
-    if result.foreign_lr:
+    if result.lr_mismatch:
         print(
-            f"warning: {result.foreign_lr:.1%} of the LR values are not the benchmarks' resize of their HR: made with "
-            "another tool, so these figures are not comparable with published ones"
+            f"warning: {result.lr_mismatch:.1%} of the LR values are not the benchmarks' resize of their HR: made with "
+            "another tool, so these results are not comparable with published ones"
         )
     print(f"SR images: {folder / 'SR'}")
     print(f"report: {folder / REPORT}")

@@ -1,7 +1,7 @@
-"""Parameters, multiply-adds and activations of CFSRCNN, counted on the running network, beside the paper's Table X.
+"""Parameters, MACs (MACs) and activations of CFSRCNN, counted on the running network, next to the paper's Table X.
 
-Nothing is typed in: the network runs on a small LR image, and each convolution that PyTorch meets is counted with a
-multiply-add for each output value and weight that makes it; biases, sums, ReLU and the shuffles are not counted.
+No number is hard-coded: the network runs on a small LR image, and each convolution that PyTorch executes counts one MAC per
+output value and weight that contributes to it. Biases, sums, ReLU and pixel shuffles are not counted.
 """
 
 from __future__ import annotations
@@ -15,39 +15,39 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from common.scales import SCALES
-from evaluation import published
-from evaluation.tables import Table
+from common import SCALES
+from common.tables import Table
+from evaluation.paper import paper_results
 from model.cfsrcnn import CFSRCNN, FEU
 
-PATCH = 77  # LR pixels to each side of the paper's training patches
-WIDTH, HEIGHT = 1280, 720  # the SR picture for which most papers count
+PATCH = 77  # side of the paper's training patches in LR pixels
+WIDTH, HEIGHT = 1280, 720  # the SR size for which most papers count
 HOW_COUNTED = (
-    "parameters: all that are trained, biases included, the frozen mean shifts left out",
-    "multiply-adds: PyTorch's FlopCounterMode over all convolutions, halved, since it counts a multiply-add twice",
+    "parameters: all trained ones, biases included, without the frozen mean shifts",
+    "MACs: PyTorch's FlopCounterMode over all convolutions, halved, since it counts a MAC as two",
     "activations: output values of all convolutions",
-    f"1280x720: the SR picture, so {WIDTH}x{HEIGHT}/s^2 LR pixels; the cost is the same for each",
-    '"merged": the two passes through the shared upsampler as one, which is what runs; "as drawn": both, as in Figure 2',
+    f"1280x720: the size of the SR image, so {WIDTH}x{HEIGHT}/s^2 LR pixels, each of which costs the same",
+    '"merged": the two passes through the shared upsampler as one, which is the default; "reference": both, as in Figure 2',
 )
 
 
 @dataclass(frozen=True)
 class Count:
-    """Trained parameters; multiply-adds and convolution outputs (activations) for one LR image of `pixels` pixels."""
+    """Trained parameters; MACs and convolution outputs (activations) for one LR image of `pixels` pixels."""
 
     parameters: int
-    multiply_adds: int
+    macs: int
     activations: int
     pixels: int
 
     def scaled(self, pixels: float) -> Count:
-        """The same for `pixels` LR pixels: the network is convolutional, so both counts grow with them."""
-        macs, activations = (round(each * pixels / self.pixels) for each in (self.multiply_adds, self.activations))
+        """The counts for `pixels` LR pixels: in a convolutional network both are proportional to them."""
+        macs, activations = (round(each * pixels / self.pixels) for each in (self.macs, self.activations))
         return Count(self.parameters, macs, activations, round(pixels))
 
 
 def count(net: nn.Module, scale: int, height: int = 8, width: int = 8) -> Count:
-    """Counts what `net(lr, scale)` does to one LR image of height x width pixels."""
+    """The cost of `net(lr, scale)` for one LR image of height x width pixels."""
     outputs = _ConvolutionOutputs()
     with FlopCounterMode(display=False) as flops, outputs, torch.no_grad():
         net(torch.zeros(1, 3, height, width), scale)
@@ -56,23 +56,23 @@ def count(net: nn.Module, scale: int, height: int = 8, width: int = 8) -> Count:
 
 
 def count_cfsrcnn(scale: int, merged: bool = True) -> Count:
-    """CFSRCNN on one LR patch of 77x77, with the upsampler run once (merged) or twice (as drawn)."""
+    """CFSRCNN on one LR patch of 77x77, with the upsampler run once (merged) or twice (reference)."""
     net = CFSRCNN(scale)
     net.cb.merge = merged
     return count(net, scale).scaled(PATCH**2)
 
 
 def count_all() -> dict:
-    """Everything this file counts, as it stands in the JSON file: by scale, by input size, merged and as drawn."""
+    """All counts, as written to the JSON file: by scale, by input size, merged and reference."""
     scales = {}
     for scale in SCALES:
-        by_way = {"merged": count_cfsrcnn(scale), "as_drawn": count_cfsrcnn(scale, merged=False)}
+        by_way = {"merged": count_cfsrcnn(scale), "reference": count_cfsrcnn(scale, merged=False)}
         sizes = {f"lr_{PATCH}x{PATCH}": PATCH**2, f"sr_{WIDTH}x{HEIGHT}": WIDTH * HEIGHT / scale**2}
         scales[f"x{scale}"] = {
             "parameters": by_way["merged"].parameters,
             **{
                 size: {
-                    way: {"multiply_adds": each.multiply_adds, "activations": each.activations}
+                    way: {"macs": each.macs, "activations": each.activations}
                     for way, each in ((way, counted.scaled(pixels)) for way, counted in by_way.items())
                 }
                 for size, pixels in sizes.items()
@@ -82,49 +82,49 @@ def count_all() -> dict:
     return {
         "scales": scales,
         "parameters_multi_scale": count(multi, 2).parameters,
-        "paper_x2": dict(zip(("parameters_k", "flops_g"), published.complexity()["CFSRCNN"], strict=True)),
+        "paper_x2": dict(zip(("parameters_k", "flops_g"), paper_results.complexity()["CFSRCNN"], strict=True)),
         "how_counted": list(HOW_COUNTED),
         "about_the_paper": explain(scales["x2"]),
     }
 
 
 def explain(x2: dict) -> list[str]:
-    """What would and what would not explain the paper's parameters and "Flops", in sentences, each figure computed."""
-    rows = published.complexity()
+    """Sentences on what explains the paper's parameters and "Flops" and what does not, with every number computed."""
+    rows = paper_results.complexity()
     parameters_k, flops_g = rows["CFSRCNN"]
     sides = [round((float(rows[name][1]) * 1e6 / float(rows[name][0])) ** 0.5) for name in ("VDSR", "DnCNN")]
     patch = x2[f"lr_{PATCH}x{PATCH}"]
-    merged, drawn = (patch[way]["multiply_adds"] / 1e9 for way in ("merged", "as_drawn"))
+    merged, reference = (patch[way]["macs"] / 1e9 for way in ("merged", "reference"))
     net = CFSRCNN(2)
     feu = _size(FEU())
     fewer = round((x2["parameters"] - float(parameters_k) * 1000) / feu)
-    least = merged - fewer * feu * PATCH**2 / 1e9
+    fewest = merged - fewer * feu * PATCH**2 / 1e9
     return [
-        f'size of Table X: VDSR and DnCNN use each weight once per SR pixel, so their "Flops" over their parameters are the '
-        f"pixels: {sides[0]}x{sides[0]} and {sides[1]}x{sides[1]}, twice {PATCH}; it counts one LR patch of {PATCH}x{PATCH}",
-        f"{flops_g}G: fits multiply-adds for that patch with the upsampler counted once ({merged:.3f} G), as a counter does "
-        f"that keeps one figure per layer; as drawn, with both passes, {drawn:.3f} G",
-        f"{parameters_k}K: fits no count of this network, which has {x2['parameters']:,} parameters, as have the authors' "
+        f'image size of Table X: VDSR and DnCNN use each weight once per SR pixel, so "Flops" over parameters give the '
+        f"pixels: {sides[0]}x{sides[0]} and {sides[1]}x{sides[1]}, twice {PATCH}; so it is for one LR patch of {PATCH}x{PATCH}",
+        f"{flops_g}G: matches the MACs for that patch with the upsampler counted once ({merged:.3f} G), as a counter does that "
+        f"keeps one number per layer; the reference, with both passes, has {reference:.3f} G",
+        f"{parameters_k}K: matches no count of this network, which has {x2['parameters']:,} parameters, as have the authors' "
         f"checkpoints. Without the upsampler it has {x2['parameters'] - _size(net.cb):,}. With {fewer} of its 3x3 "
         f"convolutions 64 -> 64 fewer it would have {x2['parameters'] - fewer * feu:,}, but if they were at the LR size then "
-        f"{least:.2f} G multiply-adds, so the two figures are not of one count",
+        f"{fewest:.2f} G MACs, so the two numbers do not come from one count",
     ]
 
 
 def scale_table(counted: dict) -> Table:
-    """Per scale: parameters, multiply-adds for both input sizes, activations."""
+    """Per scale: parameters, then MACs and activations for both input sizes."""
     sizes = {f"lr_{PATCH}x{PATCH}": f"LR {PATCH}x{PATCH}", f"sr_{WIDTH}x{HEIGHT}": f"SR {WIDTH}x{HEIGHT}"}
     head = [("scale", ""), ("upsampler", ""), ("parameters", "")]
-    head += [(text, unit) for text in sizes.values() for unit in ("multiply-adds (G)", "activations (M)")]
+    head += [(text, unit) for text in sizes.values() for unit in ("MACs (G)", "activations (M)")]
     rows, records = [], []
     for scale, of_scale in counted["scales"].items():
-        for way in ("merged", "as_drawn"):
+        for way in ("merged", "reference"):
             record = {"scale": scale, "upsampler": way, "parameters": of_scale["parameters"]}
-            row = [scale, way.replace("_", " "), f"{of_scale['parameters']:,}"]
+            row = [scale, way, f"{of_scale['parameters']:,}"]
             for size in sizes:
                 each = of_scale[size][way]
-                record |= {f"{size}_{kind}": each[kind] for kind in ("multiply_adds", "activations")}
-                row += [f"{each['multiply_adds'] / 1e9:.3f}", f"{each['activations'] / 1e6:.1f}"]
+                record |= {f"{size}_{kind}": each[kind] for kind in ("macs", "activations")}
+                row += [f"{each['macs'] / 1e9:.3f}", f"{each['activations'] / 1e6:.1f}"]
             rows.append(row)
             records.append(record)
     multi = f"the multi-scale network has {counted['parameters_multi_scale']:,} parameters"
@@ -141,7 +141,7 @@ def scale_table(counted: dict) -> Table:
 
 
 class _ConvolutionOutputs(TorchDispatchMode):
-    """Adds up the output values of every convolution that runs inside it, also of those that are no module's."""
+    """Counts the output values of every convolution that runs inside it, including those outside any module."""
 
     values = 0
 

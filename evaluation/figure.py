@@ -1,6 +1,6 @@
-"""Visual comparisons as in the paper's Figures 4 to 6: HR, bicubic, CFSRCNN and others side by side, PNG and PDF.
+"""Visual comparisons as in the paper's Figures 4 to 6: HR, bicubic, CFSRCNN and others side by side, as PNG and PDF.
 
-The crop is framed red in each picture and enlarged in a green-framed inset, PSNR/SSIM of the whole image under each.
+In each image the crop has a red frame and is enlarged in an inset with a green frame; PSNR/SSIM of the whole image stand below.
 Command line: `python -m evaluation.figure --image HR.png --scale 2 --ckpt_path FILE --out figure`.
 """
 
@@ -14,16 +14,16 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from common.errors import InputError, run_command
-from common.files import check_not_read, whole_file
-from common.flags import Flags
-from common.scales import SCALES
+from common import SCALES
+from common.cli import CliParser
+from common.errors import InputError, run_cli
+from common.files import atomic_write, ensure_not_input
+from dataset.benchmark_set import ImagePair
 from dataset.images import read_rgb
-from dataset.testset import TestPair
-from evaluation.compare import matching_sr, parse_compare
-from evaluation.inference import BicubicUpscaler, NetworkUpscaler
-from evaluation.metrics import measure, rgb_to_y
-from model.checkpoint import load_net
+from evaluation.compare import parse_compare, require_sr
+from evaluation.metrics import compute_scores, rgb_to_y
+from inference.upscaler import BicubicUpscaler, NetworkUpscaler
+from model.checkpoint import load_model
 
 RED, GREEN, INK, PAPER = (220, 30, 30), (20, 170, 60), (20, 20, 20), (255, 255, 255)
 GAP, TEXT = 12, 18  # pixels
@@ -32,30 +32,30 @@ Crop = tuple[int, int, int, int]  # left, top, width, height in HR pixels
 
 @dataclass
 class Panel:
-    """One picture of a figure: uint8 HxWx3 and the caption under it."""
+    """One image of a figure, uint8 HxWx3, and the caption below it."""
 
     image: np.ndarray
     caption: str
 
 
-def make_panels(pair: TestPair, ckpt_path: Path, compare: dict[str, Path]) -> list[Panel]:
-    """HR, bicubic, CFSRCNN, then the SR picture of each folder in `compare`; captions with PSNR (dB) and SSIM."""
+def make_panels(pair: ImagePair, ckpt_path: Path, compare: dict[str, Path]) -> list[Panel]:
+    """HR, bicubic, CFSRCNN, then the SR image of each folder in `compare`; captions with PSNR (dB) and SSIM."""
     hr, lr = pair.read()
-    net = load_net(ckpt_path, scale=pair.scale)
+    net = load_model(ckpt_path, scale=pair.scale)
     found = {
         "Bicubic": BicubicUpscaler(pair.scale)(lr),
         "CFSRCNN": NetworkUpscaler(net, pair.scale)(lr),
-        **{name: read_rgb(matching_sr(folder, pair)) for name, folder in compare.items()},
+        **{name: read_rgb(require_sr(folder, pair)) for name, folder in compare.items()},
     }
     panels = [Panel(hr, "HR (PSNR/SSIM)")]
     for name, sr in found.items():
-        quality = measure(sr, hr, pair.scale)
-        panels.append(Panel(sr, f"{name} ({quality.psnr:.2f}/{quality.ssim:.4f})"))
+        scores = compute_scores(sr, hr, pair.scale)
+        panels.append(Panel(sr, f"{name} ({scores.psnr:.2f}/{scores.ssim:.4f})"))
     return panels
 
 
 def pick_crop(a: np.ndarray, b: np.ndarray) -> Crop:
-    """The square, a fifth of the shorter side, where two uint8 HxWx3 images of one size differ most in luma."""
+    """The square, a fifth of the shorter side, in which two uint8 HxWx3 images of equal size differ most in luma."""
     side = max(16, min(a.shape[:2]) // 5)
     difference = cv2.blur(
         np.abs(rgb_to_y(a) - rgb_to_y(b)), (side, side), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT
@@ -66,25 +66,25 @@ def pick_crop(a: np.ndarray, b: np.ndarray) -> Crop:
 
 
 def draw_figure(panels: list[Panel], crop: Crop, columns: int = 3) -> Image.Image:
-    """The panels in rows of `columns`, each with the crop framed red and enlarged in the corner farthest from it."""
+    """The panels in rows of `columns`, each with a red frame around the crop, enlarged in the corner farthest from it."""
     left, top, width, height = crop
-    pictures = []
+    images = []
     for panel in panels:
-        picture = Image.fromarray(panel.image)
-        zoom = min(picture.width * 0.55 / width, picture.height * 0.5 / height)
+        drawn = Image.fromarray(panel.image)
+        zoom = min(drawn.width * 0.55 / width, drawn.height * 0.5 / height)
         inset = _enlarge(panel.image, crop, zoom)
-        draw = ImageDraw.Draw(picture)
+        draw = ImageDraw.Draw(drawn)
         draw.rectangle((left - 2, top - 2, left + width + 1, top + height + 1), outline=RED, width=2)
-        x = picture.width - inset.width - 3 if left + width / 2 < picture.width * 0.55 else 3
-        y = picture.height - inset.height - 3 if top + height / 2 < picture.height * 0.8 else 3
+        x = drawn.width - inset.width - 3 if left + width / 2 < drawn.width * 0.55 else 3
+        y = drawn.height - inset.height - 3 if top + height / 2 < drawn.height * 0.8 else 3
         draw.rectangle((x - 3, y - 3, x + inset.width + 2, y + inset.height + 2), fill=GREEN)
-        picture.paste(inset, (x, y))
-        pictures.append(picture)
-    return _arrange(pictures, [panel.caption for panel in panels], columns)
+        drawn.paste(inset, (x, y))
+        images.append(drawn)
+    return _arrange(images, [panel.caption for panel in panels], columns)
 
 
 def draw_crops(panels: list[Panel], crop: Crop, side: int = 280) -> Image.Image:
-    """Only the crop of each panel, enlarged without smoothing to `side` pixels, in one row."""
+    """Only the crop of each panel, enlarged to `side` pixels by nearest neighbor, in one row."""
     zoom = side / max(crop[2:])
     return _arrange([_enlarge(panel.image, crop, zoom) for panel in panels], [p.caption for p in panels], len(panels))
 
@@ -95,17 +95,17 @@ def _enlarge(image: np.ndarray, crop: Crop, zoom: float) -> Image.Image:
     return piece.resize((round(width * zoom), round(height * zoom)), Image.Resampling.NEAREST)
 
 
-def _arrange(pictures: list[Image.Image], captions: list[str], columns: int) -> Image.Image:
-    columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
-    width, height = (max(size) for size in zip(*(picture.size for picture in pictures), strict=True))
+def _arrange(images: list[Image.Image], captions: list[str], columns: int) -> Image.Image:
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    width, height = (max(size) for size in zip(*(image.size for image in images), strict=True))
     font = ImageFont.load_default(TEXT)
     step_x, step_y = width + GAP, height + 2 * TEXT
     sheet = Image.new("RGB", (columns * step_x + GAP, rows * step_y + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
-    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+    for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
         x, y = GAP + number % columns * step_x, GAP + number // columns * step_y
-        sheet.paste(picture, (x, y))
+        sheet.paste(image, (x, y))
         draw.text((x + width / 2, y + height + TEXT * 0.3), caption, fill=INK, font=font, anchor="ma")
     return sheet
 
@@ -120,12 +120,12 @@ def parse_crop(text: str) -> Crop:
 
 
 def main() -> None:
-    parser = Flags(prog="python -m evaluation.figure", description="Compare SR pictures side by side.")
-    parser.add_argument("--image", type=Path, required=True, help="the HR picture; its LR is made by our resize")
+    parser = CliParser(prog="python -m evaluation.figure", description="Compare SR images side by side.")
+    parser.add_argument("--image", type=Path, required=True, help="the HR image; its LR is made by our resize")
     parser.add_argument("--ckpt_path", type=Path, required=True, help="weights of CFSRCNN")
     parser.add_argument("--scale", type=int, required=True, choices=SCALES, help="upscaling factor")
     parser.add_argument("--crop", type=parse_crop, help="x,y,w,h in HR pixels (default: where the two differ most)")
-    parser.add_argument("--compare", type=parse_compare, action="append", default=[], help="NAME=FOLDER of SR pictures")
+    parser.add_argument("--compare", type=parse_compare, action="append", default=[], help="NAME=FOLDER of SR images")
     parser.add_argument("--crops_only", action="store_true", help="LR, then the enlarged crops alone, HR last")
     parser.add_argument("--out", type=Path, required=True, help="NAME.png or NAME.pdf; NAME: both are written")
     args = parser.parse_args()
@@ -133,24 +133,24 @@ def main() -> None:
         raise InputError(f"--out {args.out} is a folder: name the figure, such as {args.out / 'figure'}")
     both = [args.out.with_name(args.out.name + ending) for ending in (".png", ".pdf")]
     files = [args.out] if args.out.suffix in (".png", ".pdf") else both
-    pair, compare = TestPair(args.image, None, args.scale), dict(args.compare)
+    pair, compare = ImagePair(args.image, None, args.scale), dict(args.compare)
     for file in files:
-        check_not_read(file, [args.image, args.ckpt_path, *(matching_sr(folder, pair) for folder in compare.values())])
+        ensure_not_input(file, [args.image, args.ckpt_path, *(require_sr(folder, pair) for folder in compare.values())])
     panels = make_panels(pair, args.ckpt_path, compare)
     hr = panels[0].image
     crop = args.crop or pick_crop(panels[1].image, panels[2].image)
     if crop[0] + crop[2] > hr.shape[1] or crop[1] + crop[3] > hr.shape[0]:
-        raise InputError(f"--crop {','.join(map(str, crop))} leaves the picture of {hr.shape[1]}x{hr.shape[0]} pixels")
+        raise InputError(f"--crop {','.join(map(str, crop))} leaves the image of {hr.shape[1]}x{hr.shape[0]} pixels")
     if args.crops_only:
         lr = np.kron(pair.read()[1], np.ones((args.scale, args.scale, 1), np.uint8))
         figure = draw_crops([Panel(lr, "LR"), *panels[1:], Panel(hr, "HR")], crop)
     else:
         figure = draw_figure(panels, crop)
     for file in files:
-        with whole_file(file) as temporary:
+        with atomic_write(file) as temporary:
             figure.save(temporary)
     print(f"wrote {' and '.join(map(str, files))}, crop {','.join(map(str, crop))}")
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_cli(main)

@@ -1,8 +1,8 @@
 "use strict";
 
-// Makes a table's columns sort by the buttons in its head; each column has one. First downwards (names: upwards), a second
-// press turns the order round, a third restores the one the page came with. `sorted` is called after each.
-// Cells sort by their data-value; one without comes last either way, two without sort by their text.
+// Makes a table sortable by the buttons in its head, one per column. The first click sorts in descending order (names: ascending),
+// the second reverses it, the third restores the initial order. `sorted` is called after each.
+// Cells sort by their data-value; those without come last in either order, and among themselves sort by text.
 function makeSortable(table, sorted = () => {}) {
   const body = table.tBodies[0], rows = Array.from(body.rows);
   const buttons = Array.from(table.querySelectorAll("thead button"));

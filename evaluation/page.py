@@ -1,6 +1,6 @@
-"""What our HTML pages share: head and look (`page_head.html`), tables that sort (`page.js`), and how a number is written.
+"""Shared parts of the HTML pages: head and style (`page_head.html`), sortable tables (`page.js`), number formatting.
 
-A page is a template of Python's string.Template that begins with $head and has $sorting in its script.
+A page is a `string.Template` that begins with $head and has $sorting in its script.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ SORTING = Path(__file__).with_name("page.js")
 
 
 def shared_fields(title: str) -> dict[str, str]:
-    """The placeholders of every page: `title` as HTML, `head` up to the page's own style, `sorting` as JavaScript."""
+    """The placeholders of every page: `title` as HTML, `head` without the page's own style, `sorting` as JavaScript."""
     title = escape(title)
     head = Template(HEAD.read_text(encoding="utf-8")).substitute(title=title)
     return {"title": title, "head": head.strip(), "sorting": SORTING.read_text(encoding="utf-8").strip()}
 
 
-def readable(number: str) -> str:
-    """A printed number as HTML: a true minus, infinity for the PSNR of equal images, a dash where there is none."""
+def html_number(number: str) -> str:
+    """A formatted number as HTML: a true minus sign, an infinity sign, a dash for a missing number."""
     number = re.sub(r"-(?=\d|inf)", "&minus;", escape(number))
     return number.replace("inf", "&infin;").replace("-", "&ndash;")
 
 
 def number_cell(shown: str, value: float | None, kind: str = "") -> str:
-    """A table cell: `shown` is HTML to read, `value` the number to sort by, if there is one, `kind` the cell's class."""
+    """A table cell. `shown`: its HTML; `value`: the number to sort by, if any; `kind`: its CSS class."""
     sort = "" if value is None else f' data-value="{str(value).replace("inf", "Infinity")}"'  # as JavaScript spells it
     kind = f' class="{kind}"' if kind else ""
     return f"<td{sort}{kind}>{shown}</td>"

@@ -1,7 +1,7 @@
-"""CFSRCNN as Figures 1 and 2 of the paper draw it, in their order: stacked FEBs, EB, CB, FRB. Nothing else.
+"""CFSRCNN in the order of the paper's Figures 1 and 2: stacked FEBs, EB, CB, FRB.
 
 Tian et al., "Coarse-to-Fine CNN for Image Super-Resolution", IEEE TMM 23 (2021). 46 layers (47 at x4), 64 channels, no bias
-outside the sub-pixel convolutions. `docs/paper_map.md` ticks off each box and says where figures and code differ.
+outside the sub-pixel convolutions. `docs/paper_map.md` maps each box to the code and lists where figures and code differ.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from common import SCALES
 from common.errors import InputError
-from common.scales import SCALES
 from model.ops import FP32Conv2d, MeanShift, UpsampleBlock, relu_
 
 CHANNELS = 64
@@ -18,7 +18,7 @@ FEBS = 17
 
 
 class FEU(nn.Conv2d):
-    """Feature extraction unit: the blue box of Figure 1, a 3x3 convolution. Its ReLU stands where Figure 2 draws it."""
+    """Feature extraction unit: the blue box of Figure 1, a 3x3 convolution. Its ReLU is applied where Figure 2 has it."""
 
     def __init__(self, channels: int = CHANNELS):
         super().__init__(channels, CHANNELS, 3, padding=1, bias=False)
@@ -35,11 +35,11 @@ class CU(nn.Conv2d):
 
 
 class FEB(nn.Module):
-    """Feature extraction block k: FEU, concatenation with the FEU before it, ReLU, CU. The first has no FEU before it
-    and the last (k = 17) no CU. Returns what the next block reads, its FEU after the ReLU for the block after, and the
-    sum of all FEUs so far, before their ReLU, for the EB.
+    """Feature extraction block k: FEU, concatenation with the previous FEU, ReLU, CU. The first has no previous FEU and
+    the last (k = 17) no CU. Returns the input of the next block, the rectified FEU, and the sum of all FEU outputs so far,
+    before their ReLU, for the EB.
 
-    The ReLU stands before the concatenation, which is the same: each FEU then goes through it once and not twice.
+    The ReLU is applied before the concatenation, which is equivalent: each FEU output is rectified once instead of twice.
     """
 
     def __init__(self, k: int):
@@ -58,7 +58,7 @@ class FEB(nn.Module):
 
 
 class EB(nn.Module):
-    """Enhancement block: a FEU on the last FEB, the sum of it and of all 17 FEU outputs, ReLU, five FEUs with ReLU."""
+    """Enhancement block: a FEU on the last FEB's output, plus the sum of all 17 FEU outputs, ReLU, five FEUs with ReLU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,8 +74,8 @@ class EB(nn.Module):
 class CB(nn.Module):
     """Construction block: one shared sub-pixel upsampler on the EB's output and on the first FEU's, their sum, ReLU.
 
-    Computed as `upsample.merged`, one pass for the two (7 % fewer multiply-adds at x2, 14 % at x4);
-    `merge = False` computes it as drawn, and a test holds the two equal.
+    Computed by `upsample.forward_sum`, in one pass instead of two (7% fewer MACs at x2, 14% at x4). `merge = False`
+    selects the reference computation of Figure 2; a test checks that both give the same result.
     """
 
     merge = True
@@ -86,7 +86,7 @@ class CB(nn.Module):
 
     def forward(self, deep: Tensor, first: Tensor, scale: int | None) -> Tensor:
         if self.merge:
-            return relu_(self.upsample.merged(deep, first, scale))
+            return relu_(self.upsample.forward_sum(deep, first, scale))
         return relu_(self.upsample(deep, scale) + self.upsample(first, scale))
 
 
@@ -130,7 +130,7 @@ class CFSRCNN(nn.Module):
         return self.refine(*self.extract(lr), scale)
 
     def extract(self, lr: Tensor) -> tuple[Tensor, Tensor]:
-        """Everything at the LR size: the stacked FEBs and the EB. Returns the EB's output and the first FEU's."""
+        """The part at LR size: the stacked FEBs and the EB. Returns the outputs of the EB and of the first FEU."""
         x, first, feu_sum = self.febs[0](self.sub_mean(lr), None, None)
         feu = first
         for feb in self.febs[1:]:
@@ -138,8 +138,8 @@ class CFSRCNN(nn.Module):
         return self.eb(x, feu_sum), first
 
     def refine(self, deep: Tensor, first: Tensor, scale: int | None = None) -> Tensor:
-        """From there to the SR size: the CB and the FRB."""
+        """The part from LR to SR size: the CB and the FRB."""
         return self.add_mean(self.frb(self.cb(deep, first, scale)))
 
 
-Net = CFSRCNN  # the name by which `--model cfsrcnn` finds it
+Net = CFSRCNN  # `--model cfsrcnn` looks for this name

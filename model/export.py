@@ -1,4 +1,4 @@
-"""A network as an ONNX graph that takes images of any size, for other programs to run. Runs no graph itself.
+"""Exports a network to ONNX with dynamic image sizes. Runs no graph itself.
 
 Command line: `python -m model.export CKPT OUT.onnx [--scale 2|3|4]`. The graph has the input `lr`, float32 Nx3xHxW, RGB in
 [0, 1], and the output `sr`, float32 Nx3x(scale*H)x(scale*W), about [0, 1], not clamped.
@@ -16,20 +16,20 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn.functional import conv2d, relu
 
-from common.errors import InputError, one_line, run_command
-from common.files import whole_file
-from common.flags import Flags
-from common.optional import load_package
-from common.scales import SCALES
+from common import SCALES
+from common.cli import CliParser
+from common.device import import_optional
+from common.errors import InputError, run_cli, summarize_exception
+from common.files import atomic_write
 from model.cfsrcnn import CU, FEB
-from model.checkpoint import load_net, only_scale
+from model.checkpoint import infer_scale, load_model
 from model.ops import MeanShift
 
 STAGES = {"forward": (["lr"], ["sr"]), "extract": (["lr"], ["deep", "first"]), "refine": (["deep", "first"], ["sr"])}
 
 
 class _Stage(nn.Module):
-    """`forward`, `extract` or `refine` of a network at one scale, tensors in and tensors out."""
+    """`forward`, `extract` or `refine` of a network at a fixed scale; takes and returns tensors only."""
 
     def __init__(self, net: nn.Module, stage: str, scale: int):
         super().__init__()
@@ -41,7 +41,7 @@ class _Stage(nn.Module):
 
 
 class _Shift(nn.Module):
-    """A mean shift as the addition that it is: the same values without a convolution."""
+    """A mean shift computed as an addition instead of a convolution, with the same values."""
 
     shift: Tensor
 
@@ -54,10 +54,11 @@ class _Shift(nn.Module):
         return x + self.shift
 
 
-class _FEBWithoutConcatenation(nn.Module):
-    """A FEB whose CU is two convolutions, of the FEU before and of this one, added up: a concatenation costs more.
+class _SplitConcatFEB(nn.Module):
+    """A FEB whose CU is split into two convolutions, of the previous FEU and of this one, whose outputs are added.
 
-    In an engine, that is, which adds to what stands there; a test holds the graph equal to the network.
+    Runtimes fuse the addition into the convolution, while a concatenation copies its inputs. A test checks that the graph
+    gives the network's output.
     """
 
     def __init__(self, feu: nn.Module, cu: CU):
@@ -73,14 +74,14 @@ class _FEBWithoutConcatenation(nn.Module):
 
 
 def to_onnx(net: nn.Module, scale: int, stage: str = "forward") -> bytes:
-    """One of the `STAGES` of `net` at `scale` as a serialised ONNX model, of any batch size, height and width.
+    """One of the `STAGES` of `net` at `scale` as a serialized ONNX model with dynamic batch size, height and width.
 
-    `net` stays as it is. Raises `InputError` where the exporter's packages are missing or cannot express the network,
-    or its graph would depend on the size of the image.
+    `net` is not modified. Raises `InputError` if the exporter's packages are missing, if they cannot express the network,
+    or if its graph would depend on the size of the image.
     """
     for package in ("onnx", "onnxscript"):
-        load_package(package, "the export to ONNX")
-    net = _without_concatenations(_shifts_as_additions(copy.deepcopy(net).cpu().float().eval()))
+        import_optional(package, "the export to ONNX")
+    net = _split_concat_convs(_mean_shift_to_add(copy.deepcopy(net).cpu().float().eval()))
     inputs: tuple[Tensor, ...] = (torch.zeros(2, 3, 20, 24),)
     names = STAGES[stage]
     sizes = {0: Dim("batch"), 2: Dim("height"), 3: Dim("width")}
@@ -99,18 +100,18 @@ def to_onnx(net: nn.Module, scale: int, stage: str = "forward") -> bytes:
                 verbose=False,
             )
         assert program is not None
-    except Exception as error:  # a network of somebody else may fail in any way
-        what = f"{type(error).__name__}: {one_line(error)[:200]}"
+    except Exception as error:  # third-party networks may fail in any way
+        what = f"{type(error).__name__}: {summarize_exception(error)[:200]}"
         raise InputError(f"this network cannot become an ONNX graph for images of any size ({what})") from None
     sizes_out = [dim for out in program.model_proto.graph.output for dim in out.type.tensor_type.shape.dim[2:]]
     if not all(dim.dim_param for dim in sizes_out):
         raise InputError("this network cannot become an ONNX graph for images of any size (its output has a fixed one)")
-    return _without_traces(program.model_proto).SerializeToString()
+    return _strip_metadata(program.model_proto).SerializeToString()
 
 
-def _shifts_as_additions(net: nn.Module) -> nn.Module:
-    """Replaces in place each mean shift that only shifts. The first cannot go into a convolution: its zero padding
-    stands for the mean, not for black.
+def _mean_shift_to_add(net: nn.Module) -> nn.Module:
+    """Replaces each pure mean shift by an addition, in place. The first cannot be folded into the next convolution, whose
+    zero padding stands for the mean and not for black.
     """
     for parent in list(net.modules()):
         for name, child in parent.named_children():
@@ -119,8 +120,8 @@ def _shifts_as_additions(net: nn.Module) -> nn.Module:
     return net
 
 
-def _without_concatenations(net: nn.Module) -> nn.Module:
-    """Replaces in place each FEB that has another before it and a CU."""
+def _split_concat_convs(net: nn.Module) -> nn.Module:
+    """Replaces each FEB that has a predecessor and a CU by a `_SplitConcatFEB`, in place."""
     for parent in list(net.modules()):
         for name, child in list(parent.named_children()):
             if (
@@ -128,12 +129,12 @@ def _without_concatenations(net: nn.Module) -> nn.Module:
                 and isinstance(child.cu, CU)
                 and child.cu.in_channels == 2 * child.cu.out_channels
             ):
-                setattr(parent, name, _FEBWithoutConcatenation(child.feu, child.cu))
+                setattr(parent, name, _SplitConcatFEB(child.feu, child.cu))
     return net
 
 
-def _without_traces(model: Any) -> Any:
-    """Takes out what the exporter notes of the source code: paths of the machine, and more bytes than the graph has."""
+def _strip_metadata(model: Any) -> Any:
+    """Removes the source locations that the exporter records: they hold local paths and outweigh the graph itself."""
     for each in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer):
         del each.metadata_props[:]
         each.doc_string = ""
@@ -142,21 +143,21 @@ def _without_traces(model: Any) -> Any:
 
 
 def main() -> None:
-    parser = Flags(prog="python -m model.export", description="Write a network as an ONNX graph.")
+    parser = CliParser(prog="python -m model.export", description="Export a network to ONNX.")
     parser.add_argument("ckpt", type=Path, help="weights, .pth or .safetensors")
-    parser.add_argument("out", type=Path, help="the graph, .onnx")
-    parser.add_argument("--scale", type=int, choices=SCALES, help="needed where the weights serve several")
+    parser.add_argument("out", type=Path, help="ONNX file to write")
+    parser.add_argument("--scale", type=int, choices=SCALES, help="needed if the weights support several")
     parser.add_argument("--model", default="cfsrcnn", help="a file model/NAME.py with a class Net")
     parser.add_argument("--group", type=int, default=1, help="groups of the convolutions (cfsrcnn: 1)")
     args = parser.parse_args()
     if args.out.suffix != ".onnx":
-        raise InputError(f"{args.out} does not end with .onnx: name the graph so")
-    scale = args.scale or only_scale(args.ckpt)
-    graph = to_onnx(load_net(args.ckpt, args.model, scale, args.group), scale)
-    with whole_file(args.out) as temporary:
+        raise InputError(f"{args.out} does not end with .onnx: choose a name that does")
+    scale = args.scale or infer_scale(args.ckpt)
+    graph = to_onnx(load_model(args.ckpt, args.model, scale, args.group), scale)
+    with atomic_write(args.out) as temporary:
         temporary.write_bytes(graph)
     print(f"wrote {args.out} (x{scale}, {len(graph) / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_cli(main)

@@ -1,4 +1,4 @@
-"""Initial weights. The paper's default lets the signal vanish along the 17 FEBs; the others train far faster."""
+"""Weight initialization. With the paper's default the signal vanishes along the 17 FEBs; the others train far faster."""
 
 from __future__ import annotations
 
@@ -9,27 +9,32 @@ from common.errors import InputError
 from model.cfsrcnn import CFSRCNN
 from model.ops import UpsampleBlock
 
-INITS = ("default", "he", "identity")
-HE_GAIN = 0.7  # of He's standard deviation sqrt(2 / fan in)
-NOISE = 0.3  # of the He weights on top of an identity
+INITS = ("default", "kaiming", "identity")
+KAIMING_GAIN = 0.7  # times Kaiming's standard deviation sqrt(2 / fan_in)
+NOISE = 0.3  # fraction of the Kaiming weights added to an identity
 
 
-def initialise(net: nn.Module, how: str) -> None:
-    """Sets the weights of `net` in place from PyTorch's global random stream.
+def parse_init(text: str) -> str:
+    """--init: a member of `INITS`. "he", the former name of "kaiming", is still accepted."""
+    return {"he": "kaiming"}.get(text, text)
 
-    "default": PyTorch's own, as the authors. "he": convolution weights He normal times 0.7, biases as they are.
-    "identity" (CFSRCNN only): "he", but the FRB and the last five FEUs of the EB pass their input on plus 0.3 of their He
-    weights, and the upsampler repeats it into the sub-pixels likewise, with zero bias. Mean shifts stay as they are.
+
+def init_weights(net: nn.Module, how: str) -> None:
+    """Initializes the weights of `net` in place from PyTorch's global random generator.
+
+    "default": PyTorch's own, as in the authors' code. "kaiming": Kaiming normal convolution weights times 0.7, same biases.
+    "identity" (CFSRCNN only): "kaiming", but the FRB and the last five FEUs of the EB start as the identity plus 0.3 of
+    their Kaiming weights. The upsampler starts as pixel repetition in the same way, with zero bias. Mean shifts stay unchanged.
     """
     if how == "default":
         return
     for module in net.modules():
         if isinstance(module, nn.Conv2d) and module.weight.requires_grad:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            module.weight.data.mul_(HE_GAIN)
+            module.weight.data.mul_(KAIMING_GAIN)
     if how == "identity":
         if not isinstance(net, CFSRCNN):
-            raise InputError("--init identity is made for cfsrcnn: use --init he with other models")
+            raise InputError("--init identity is made for cfsrcnn: use --init kaiming with other models")
         for conv in (*net.eb.feus[1:], *net.frb.feus, net.frb.conv):
             _add_identity(conv, repeat=1)
         for module in net.modules():

@@ -1,4 +1,4 @@
-"""The parts that are not the paper's own: mean shift, sub-pixel upsampler, a convolution kept in float32, a fast ReLU."""
+"""Building blocks that are not the paper's own: mean shift, sub-pixel upsampler, a float32 convolution, a fast ReLU."""
 
 from __future__ import annotations
 
@@ -9,30 +9,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from common.scales import SCALES
+from common import SCALES
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)  # RGB mean of the DIV2K training images, [0, 1]
-
-
 BITS_OF_MINUS_INFINITY = -128  # of bfloat16, read as int16; those of NaN with a sign are -127 to -1
 
 
 def relu_(x: Tensor) -> Tensor:
-    """ReLU in place, any shape. Two equal implementations, and a test that holds them equal on all values there are.
+    """In-place ReLU, any shape. Two equivalent implementations; a test compares them on every bfloat16 value.
 
-    PyTorch turns each bfloat16 into float32 and back for it on a CPU, which takes longer than the convolution before it. So
-    there the bits are compared as integers, in a quarter of the time: all from -0 to minus infinity become 0, NaN stays.
+    On a CPU PyTorch converts each bfloat16 to float32 and back, which takes longer than the preceding convolution. There
+    the bits are compared as integers instead, four times as fast: everything from -0 to minus infinity becomes 0, NaN stays.
     """
     if x.dtype != torch.bfloat16 or x.device.type != "cpu" or torch.compiler.is_compiling():
         return relu(x, inplace=True)
     if x.requires_grad and torch.is_grad_enabled():
-        return _ReLUOfBits.apply(x)
+        return _BitwiseReLU.apply(x)
     torch.threshold_(x.view(torch.int16), BITS_OF_MINUS_INFINITY, 0)
     return x
 
 
-class _ReLUOfBits(torch.autograd.Function):
-    """`relu_` of bfloat16 with gradients."""
+class _BitwiseReLU(torch.autograd.Function):
+    """The bfloat16 `relu_` with gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -48,7 +46,7 @@ class _ReLUOfBits(torch.autograd.Function):
 
 
 class FP32Conv2d(nn.Conv2d):
-    """A convolution that autocast leaves in the precision of its weights: the network's first and last word."""
+    """A convolution that autocast does not touch: it runs in the precision of its weights. For RGB input and output."""
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -56,7 +54,7 @@ class FP32Conv2d(nn.Conv2d):
 
 
 class MeanShift(nn.Module):
-    """Subtracts (`sub=True`) or adds an RGB mean by a frozen 1x1 convolution; NxCxHxW in, the same out."""
+    """Subtracts (`sub=True`) or adds an RGB mean with a frozen 1x1 convolution, NxCxHxW -> NxCxHxW."""
 
     def __init__(self, mean_rgb: tuple[float, float, float] = DIV2K_MEAN, sub: bool = True):
         super().__init__()
@@ -70,7 +68,7 @@ class MeanShift(nn.Module):
 
 
 class _SubPixel(nn.Module):
-    """The sub-pixel convolution for one scale: x2 and x3 are one convolution and shuffle, x4 is x2 twice."""
+    """Sub-pixel convolution for one scale: one convolution and pixel shuffle for x2 and x3, two x2 steps for x4."""
 
     def __init__(self, channels: int, scale: int, group: int):
         super().__init__()
@@ -83,7 +81,7 @@ class _SubPixel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x)
 
-    def merged(self, a: Tensor, b: Tensor) -> Tensor:
+    def forward_sum(self, a: Tensor, b: Tensor) -> Tensor:
         x = a + b
         for layer in self.body:
             if isinstance(layer, nn.Conv2d) and layer.bias is not None:
@@ -94,9 +92,9 @@ class _SubPixel(nn.Module):
 
 
 class UpsampleBlock(nn.Module):
-    """The sub-pixel upsampler, NxCxHxW -> NxCx(scale*H)x(scale*W), with no activation inside.
+    """Sub-pixel upsampler, NxCxHxW -> NxCx(scale*H)x(scale*W), without activations.
 
-    `multi_scale=True` holds three of them and `forward` takes the scale (2, 3 or 4) of each batch.
+    With `multi_scale=True` it holds one per scale, and `forward` takes the scale of the batch: 2, 3 or 4.
     """
 
     def __init__(self, n_channels: int, scale: int = 0, multi_scale: bool = False, group: int = 1):
@@ -119,6 +117,6 @@ class UpsampleBlock(nn.Module):
     def forward(self, x: Tensor, scale: int | None = None) -> Tensor:
         return self._at(scale)(x)
 
-    def merged(self, a: Tensor, b: Tensor, scale: int | None = None) -> Tensor:
-        """`self(a) + self(b)` in one pass: the upsampler is affine, so it is its linear part on a + b, biases twice."""
-        return self._at(scale).merged(a, b)
+    def forward_sum(self, a: Tensor, b: Tensor, scale: int | None = None) -> Tensor:
+        """`self(a) + self(b)` in one pass. The upsampler is affine, so this is its linear part on a + b with doubled biases."""
+        return self._at(scale).forward_sum(a, b)

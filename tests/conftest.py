@@ -1,4 +1,4 @@
-"""What the tests share: running a command as a user would, small pictures, the golden weights, a browser."""
+"""Shared fixtures: running a command as a user would, small images, the golden weights, a browser."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Outcome:
 def command(capsys, monkeypatch):
     """`command("train.py", "--scale", 2)` or `command("-m", "model.checkpoint", ...)`: runs it in this process."""
 
-    def run(*words) -> Outcome:
-        words = [str(word) for word in words]
+    def run(*argv) -> Outcome:
+        argv = [str(arg) for arg in argv]
         capsys.readouterr()
-        module = words.pop(0) == "-m" if words[0] == "-m" else False
-        target = words.pop(0)
-        monkeypatch.setattr(sys, "argv", [target, *words])
+        module = argv.pop(0) == "-m" if argv[0] == "-m" else False
+        target = argv.pop(0)
+        monkeypatch.setattr(sys, "argv", [target, *argv])
         try:
             if module:
                 runpy.run_module(target, run_name="__main__", alter_sys=False)
@@ -59,11 +59,11 @@ def command(capsys, monkeypatch):
 
 
 @pytest.fixture
-def refused(command):
-    """`refused("a phrase", "train.py", ...)`: the command ends with code 2 and one line that holds the phrase."""
+def expect_error(command):
+    """`expect_error("a phrase", "train.py", ...)`: the command ends with code 2 and one line that holds the phrase."""
 
-    def run(phrase: str, *words) -> str:
-        outcome = command(*words)
+    def run(phrase: str, *argv) -> str:
+        outcome = command(*argv)
         lines = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
         assert outcome.code == 2 and len(lines) == 1 and "Traceback" not in outcome.err, outcome
         assert phrase in lines[0], lines[0]
@@ -72,14 +72,14 @@ def refused(command):
     return run
 
 
-def photograph(name: str, height: int, width: int, top: int = 100, left: int = 100) -> np.ndarray:
+def sample_image(name: str, height: int, width: int, top: int = 100, left: int = 100) -> np.ndarray:
     """A piece of a photograph that scikit-image ships, uint8 HxWx3."""
     image = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / name).convert("RGB"))
     return image[top : top + height, left : left + width].copy()
 
 
-COLOUR = photograph("astronaut.png", 10, 14)  # and the same in gray
-GRAY = np.asarray(Image.fromarray(COLOUR).convert("L"))
+COLOR = sample_image("astronaut.png", 10, 14)  # and the same in gray
+GRAY = np.asarray(Image.fromarray(COLOR).convert("L"))
 
 
 def random_images() -> Callable[[int, int], np.ndarray]:
@@ -89,7 +89,7 @@ def random_images() -> Callable[[int, int], np.ndarray]:
 
 
 def difference(a: np.ndarray | torch.Tensor, b: np.ndarray | torch.Tensor) -> float:
-    """The largest difference as a share of the largest value of `b`; both of one shape and type."""
+    """The largest difference relative to the largest value of `b`; both of one shape and type."""
     assert a.shape == b.shape and a.dtype == b.dtype
     return float(abs(a - b).max() / abs(b).max())
 
@@ -106,33 +106,33 @@ def largest_file(size: int) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory) -> Path:
+def image_folder(tmp_path_factory) -> Path:
     """A folder of four small photographs, 72x60 pixels (width x height)."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     for number, name in enumerate(["astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg"]):
-        Image.fromarray(photograph(name, 60, 72)).save(folder / f"{number:04}.png")
+        Image.fromarray(sample_image(name, 60, 72)).save(folder / f"{number:04}.png")
     return folder
 
 
 @pytest.fixture(scope="session")
-def training_set(tmp_path_factory, pictures) -> Path:
+def training_set(tmp_path_factory, image_folder) -> Path:
     """The four small photographs as an HDF5 training set with all scales."""
     path = tmp_path_factory.mktemp("training") / "train.h5"
-    subprocess.run([sys.executable, ROOT / "div2h5.py", "--source", pictures, "--out", path], check=True)
+    subprocess.run([sys.executable, ROOT / "div2h5.py", "--source", image_folder, "--out", path], check=True)
     return path
 
 
-class PicturesRead:
-    """Stands in for `read_picture` and counts the pictures: `count` in all, `most_at_once` in memory together."""
+class ImagesRead:
+    """Stands in for `read_image` and counts the images: `count` in all, `most_at_once` in memory together."""
 
     def __init__(self, read):
         self._read, self._pixels, self.most_at_once = read, [], 0
 
     def __call__(self, path):
-        picture = self._read(path)
-        self._pixels.append(weakref.ref(picture.rgb))
+        image = self._read(path)
+        self._pixels.append(weakref.ref(image.rgb))
         self.most_at_once = max(self.most_at_once, sum(each() is not None for each in self._pixels))
-        return picture
+        return image
 
     @property
     def count(self) -> int:
@@ -140,12 +140,12 @@ class PicturesRead:
 
 
 @pytest.fixture
-def pictures_read(monkeypatch):
-    """`pictures_read(module)`: from now on the pictures that `module` reads are counted."""
+def images_read(monkeypatch):
+    """`images_read(module)`: from now on the images that `module` reads are counted."""
 
-    def count(module) -> PicturesRead:
-        counting = PicturesRead(module.read_picture)
-        monkeypatch.setattr(module, "read_picture", counting)
+    def count(module) -> ImagesRead:
+        counting = ImagesRead(module.read_image)
+        monkeypatch.setattr(module, "read_image", counting)
         return counting
 
     return count
@@ -179,14 +179,14 @@ def golden_weights(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
 def checkpoint(tmp_path_factory) -> Path:
     """net.pth: an untrained x2 network that roughly passes its input on."""
     from model.cfsrcnn import CFSRCNN
-    from model.checkpoint import save_state
-    from model.init import initialise
+    from model.checkpoint import save_state_dict
+    from model.init import init_weights
 
     torch.manual_seed(0)
     net = CFSRCNN(2)
-    initialise(net, "identity")
+    init_weights(net, "identity")
     path = tmp_path_factory.mktemp("weights") / "net.pth"
-    save_state(net.state_dict(), path)
+    save_state_dict(net.state_dict(), path)
     return path
 
 
@@ -200,7 +200,7 @@ def authors_shapes() -> dict[str, dict[str, list[int]]]:
 def golden_net(authors_shapes):
     """`golden_net("x2")`: CFSRCNN with the golden weights; also "x3", "x4", "multi"."""
     from model.cfsrcnn import CFSRCNN
-    from model.names import to_native
+    from model.key_mapping import to_native
 
     def build(kind: str) -> CFSRCNN:
         multi = kind == "multi"

@@ -1,4 +1,4 @@
-"""OpenVINO and ONNX Runtime make the pictures that PyTorch makes, whatever the tiles; a missing one is a clear error."""
+"""OpenVINO and ONNX Runtime make the images that PyTorch makes, whatever the tiles; a missing one is a clear error."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import Doubled, difference, photograph
+from conftest import Doubled, difference, sample_image
 from torch import nn
 
+from common.device import is_installed
 from common.errors import InputError
-from common.optional import is_installed
-from evaluation import backends
-from evaluation.backends import ENGINES, start_backend, usable_backends
-from evaluation.inference import NetworkUpscaler
-from model.checkpoint import save_state
+from inference import backends
+from inference.backends import RUNTIMES, start_backend, usable_backends
+from inference.upscaler import NetworkUpscaler
+from model.checkpoint import save_state_dict
 from model.export import to_onnx
 
 CPU = torch.device("cpu")
@@ -41,54 +41,54 @@ def graphs_made_once(monkeypatch):
     monkeypatch.setattr(backends, "to_onnx", cached)
 
 
-@pytest.fixture(params=ENGINES)
-def engine(request) -> str:
-    """The name of each engine in turn; skips where it is not installed."""
-    if not is_installed(*ENGINES[request.param].packages):
+@pytest.fixture(params=RUNTIMES)
+def runtime(request) -> str:
+    """The name of each runtime in turn; skips where it is not installed."""
+    if not is_installed(*RUNTIMES[request.param].packages):
         pytest.skip(f"no {request.param}: pip install -r requirements-backends.txt")
     return request.param
 
 
 @pytest.fixture
 def openvino():
-    if not is_installed(*ENGINES["openvino"].packages):
+    if not is_installed(*RUNTIMES["openvino"].packages):
         pytest.skip("no openvino: pip install -r requirements-backends.txt")
     return pytest.importorskip("openvino")
 
 
 @pytest.mark.parametrize("options", [{"tile": "auto"}, {"tile": 16}, {"tile": "off", "self_ensemble": True}])
-def test_an_engine_makes_the_same_picture(golden_net, engine, options):
-    net, lr = golden_net("x2"), photograph("astronaut.png", 19, 50)
+def test_a_runtime_makes_the_same_image(golden_net, runtime, options):
+    net, lr = golden_net("x2"), sample_image("astronaut.png", 19, 50)
     expected = NetworkUpscaler(net, 2, **{**options, "tile": "off"}).to_float(lr)
-    upscale = NetworkUpscaler(net, 2, backend=engine, **options)
-    assert upscale.backend == engine
+    upscale = NetworkUpscaler(net, 2, backend=runtime, **options)
+    assert upscale.backend == runtime
     assert difference(upscale.to_float(lr), expected) < 1e-5
 
 
-def test_an_engine_runs_any_networks_tiles(engine):
+def test_a_runtime_runs_any_networks_tiles(runtime):
     torch.manual_seed(0)
-    net, lr = Doubled(), photograph("coffee.png", 35, 40)
-    made = NetworkUpscaler(net, 2, tile=16, backend=engine).to_float(lr)
+    net, lr = Doubled(), sample_image("coffee.png", 35, 40)
+    made = NetworkUpscaler(net, 2, tile=16, backend=runtime).to_float(lr)
     assert difference(made, NetworkUpscaler(net, 2).to_float(lr)) < 1e-5
 
 
 def test_openvino_in_bf16_is_close_and_its_output_is_not_rounded_to_bf16(golden_net, openvino):
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU has no bf16")
-    lr = photograph("astronaut.png", 19, 50)
+    lr = sample_image("astronaut.png", 19, 50)
     exact = NetworkUpscaler(golden_net("x2"), 2).to_float(lr)
     short = NetworkUpscaler(golden_net("x2"), 2, precision="bf16", backend="openvino").to_float(lr)
     assert 1e-6 < difference(short, exact) < 0.05
     assert np.mean(torch.from_numpy(short).bfloat16().float().numpy() == short) < 0.1
 
 
-def test_the_benchmark_has_the_same_figures(command, pictures, golden_net, engine, tmp_path):
-    save_state(golden_net("x2").state_dict(), tmp_path / "net.pth")
+def test_the_benchmark_has_the_same_figures(command, image_folder, golden_net, runtime, tmp_path):
+    save_state_dict(golden_net("x2").state_dict(), tmp_path / "net.pth")
     figures = {}
-    for backend in ("torch", engine):
-        words = [
+    for backend in ("torch", runtime):
+        argv = [
             "--test_data_dir",
-            pictures,
+            image_folder,
             "--sample_dir",
             tmp_path / backend,
             "--device",
@@ -96,12 +96,12 @@ def test_the_benchmark_has_the_same_figures(command, pictures, golden_net, engin
             "--backend",
             backend,
         ]
-        outcome = command("tcw_sample.py", "--ckpt_path", tmp_path / "net.pth", "--scale", 2, *words)
+        outcome = command("tcw_sample.py", "--ckpt_path", tmp_path / "net.pth", "--scale", 2, *argv)
         assert outcome.code == 0, outcome
         content = json.loads(next((tmp_path / backend).glob("**/results.json")).read_text())
         assert content["backend"] == backend
         figures[backend] = [each["psnr"] for each in content["images"]]
-    assert figures[engine] == pytest.approx(figures["torch"], abs=1e-4)
+    assert figures[runtime] == pytest.approx(figures["torch"], abs=1e-4)
 
 
 # --- which backend --------------------------------------------------------------------------------------------------
@@ -128,40 +128,40 @@ class OneSize(nn.Module):
         return x.reshape(1, 3, 20, 24).repeat_interleave(2, 2).repeat_interleave(2, 3)
 
 
-def test_auto_goes_on_in_pytorch_where_a_network_cannot_be_exported(engine, capsys):
+def test_auto_goes_on_in_pytorch_where_a_network_cannot_be_exported(runtime, capsys):
     upscale = NetworkUpscaler(OneSize(), 2, backend="auto")
-    assert upscale.backend == "torch" and upscale(photograph("coffee.png", 20, 24)).shape == (40, 48, 3)
-    assert "--backend auto goes on without" in capsys.readouterr().err
+    assert upscale.backend == "torch" and upscale(sample_image("coffee.png", 20, 24)).shape == (40, 48, 3)
+    assert "--backend auto skips" in capsys.readouterr().err
     with pytest.raises(InputError, match="cannot become an ONNX graph"):
-        NetworkUpscaler(OneSize(), 2, backend=engine)
+        NetworkUpscaler(OneSize(), 2, backend=runtime)
 
 
-@pytest.mark.parametrize("name", ENGINES)
-def test_a_missing_package_is_one_line_that_says_what_to_install(refused, monkeypatch, checkpoint, tmp_path, name):
-    for package in ENGINES[name].packages:
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_a_missing_package_is_one_line_that_says_what_to_install(expect_error, monkeypatch, checkpoint, tmp_path, name):
+    for package in RUNTIMES[name].packages:
         monkeypatch.setitem(sys.modules, package, None)
     phrase = f"--backend {name} needs the package onnx: pip install -r requirements-backends.txt"
-    words = ["--ckpt_path", checkpoint, "--scale", 2, "--sample_dir", tmp_path / "new", "--backend", name]
-    refused(phrase, "tcw_sample.py", *words)
+    argv = ["--ckpt_path", checkpoint, "--scale", 2, "--sample_dir", tmp_path / "new", "--backend", name]
+    expect_error(phrase, "tcw_sample.py", *argv)
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(
     ("name", "precision", "device", "phrase"),
     [
-        ("onnxruntime", "bf16", "cpu", "--backend onnxruntime knows --precision fp32, not bf16"),
-        ("openvino", "fp16", "cpu", r"--backend openvino knows --precision fp32\|bf16, not fp16"),
-        ("openvino", "fp32", "cuda", "--backend openvino computes on the CPU"),
+        ("onnxruntime", "bf16", "cpu", "--backend onnxruntime supports --precision fp32, not bf16"),
+        ("openvino", "fp16", "cpu", r"--backend openvino supports --precision fp32\|bf16, not fp16"),
+        ("openvino", "fp32", "cuda", "--backend openvino runs on the CPU"),
     ],
 )
-def test_what_an_engine_cannot_do_is_refused(name, precision, device, phrase):
+def test_what_a_runtime_cannot_do_is_refused(name, precision, device, phrase):
     with pytest.raises(InputError, match=phrase):
         start_backend(name, nn.Identity(), 2, torch.device(device), precision)
 
 
-def test_a_signal_is_handled_after_the_engine_is_gone(golden_net, engine):
-    upscale = NetworkUpscaler(golden_net("x2"), 2, backend=engine)
-    upscale(photograph("astronaut.png", 19, 50))
+def test_a_signal_is_handled_after_the_runtime_is_gone(golden_net, runtime):
+    upscale = NetworkUpscaler(golden_net("x2"), 2, backend=runtime)
+    upscale(sample_image("astronaut.png", 19, 50))
     del upscale
     gc.collect()
     child = os.fork()  # which a signal would kill instead of the tests

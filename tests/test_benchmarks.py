@@ -1,4 +1,4 @@
-"""The benchmarks run and say what they measure; how fast anything is, no test asserts."""
+"""The benchmarks run and report what they measure; no test asserts a speed."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import sys
 import pytest
 import torch
 
-from benchmarks import inference, layers, training
-from benchmarks.noise import noise
-from benchmarks.timing import time_alternately
+from benchmarks import inference, op_profile, training
+from benchmarks.synthetic import synthetic_images
+from benchmarks.timing import time_interleaved
 from common.errors import InputError
-from evaluation import backends
+from inference import backends
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_things_are_timed_in_turn():
     calls: list[str] = []
-    seconds = time_alternately({name: lambda name=name: calls.append(name) for name in "ab"}, 2, "turns")
+    seconds = time_interleaved({name: lambda name=name: calls.append(name) for name in "ab"}, 2, "turns")
     assert calls == list("ababab")  # the first round warms up
     assert seconds.keys() == {"a", "b"}
 
@@ -34,14 +34,14 @@ def test_the_inference_benchmark_writes_what_the_papers_tables_read(monkeypatch,
     )
     inference.main()
     content = json.loads((tmp_path / "i.json").read_text())
-    assert content["compared"]["x2"]["rows"]["plain"]["against_plain"] == 1
+    assert content["compared"]["x2"]["rows"]["baseline"]["speedup"] == 1
     assert content["table9"].keys() == {"device", "hr_16", "hr_32", "hr_48"}
     assert content["seconds_by_lr_side_x2"].keys() == {"8", "16"}
 
 
 def test_the_inference_benchmark_times_the_sizes_named_alone(monkeypatch, tmp_path, capsys):
-    words = ["--sides", "8", "24", "--rounds", "1", "--precisions", "fp32", "--out", str(tmp_path / "i.json")]
-    monkeypatch.setattr("sys.argv", ["x", *words])
+    argv = ["--sides", "8", "24", "--rounds", "1", "--precisions", "fp32", "--out", str(tmp_path / "i.json")]
+    monkeypatch.setattr("sys.argv", ["x", *argv])
     inference.main()
     rows = [line.split("|") for line in capsys.readouterr().out.strip().splitlines()]
     assert [row[1].strip() for row in rows[-2:]] == ["8x8", "24x24"] and float(rows[-2][4]) == 1
@@ -58,68 +58,71 @@ def test_each_backend_that_is_installed_has_a_row(monkeypatch):
     monkeypatch.setattr(inference, "SIDES", {2: 8})
     monkeypatch.setattr(inference, "NetworkUpscaler", start)
     monkeypatch.setattr(backends, "is_installed", lambda *names: "onnxruntime" not in names)
-    ways = inference.ours(cpu, ["fp32", "bf16"], None)
-    rows = inference.compare(2, cpu, ways, 1, 1)["rows"]
-    assert list(rows) == ["plain", "fp32", "fp32 openvino", "bf16", "bf16 openvino"]
-    assert started == [(2, cpu, *ways[name]) for name in list(rows)[1:]]
-    assert all(row["share_of_convolution"] > 0 for name, row in rows.items() if name != "plain")
+    configs = inference.optimized(cpu, ["fp32", "bf16"], None)
+    rows = inference.compare(2, cpu, configs, 1, 1)["rows"]
+    assert list(rows) == ["baseline", "fp32", "fp32 openvino", "bf16", "bf16 openvino"]
+    assert started == [(2, cpu, *configs[name]) for name in list(rows)[1:]]
+    assert all(row["fraction_of_convolution"] > 0 for name, row in rows.items() if name != "baseline")
 
 
 def test_a_named_backend_that_is_missing_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(InputError, match=r"--backends openvino .* pip install -r requirements-backends"):
-        inference.ours(torch.device("cpu"), ["fp32"], ["openvino"])
+        inference.optimized(torch.device("cpu"), ["fp32"], ["openvino"])
 
 
-def test_the_yardstick_is_the_same_network():
-    """What is compared for speed makes the same picture, but for a last bit now and then."""
-    plain, ours = inference.Plain(2, torch.device("cpu")), inference.NetworkUpscaler(inference.make_net(2), 2)
-    (lr,) = noise(1, 20, 20)
-    assert abs(plain(lr).astype(int) - ours(lr)).max() <= 1
+def test_the_baseline_is_the_same_network():
+    """What is compared for speed makes the same image up to the last bit."""
+    baseline, optimized = (
+        inference.Baseline(2, torch.device("cpu")),
+        inference.NetworkUpscaler(inference.make_net(2), 2),
+    )
+    (lr,) = synthetic_images(1, 20, 20)
+    assert abs(baseline(lr).astype(int) - optimized(lr)).max() <= 1
 
 
 def test_the_training_benchmark_compares_steps_samplers_and_parts(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(training, "STEPS", ((2, 8),))
     monkeypatch.setattr(training, "SAMPLER", (2, 8))
-    words = ["x", "--out", str(tmp_path / "t.json"), "--rounds", "1", "--precisions", "fp32", "--device", "cpu"]
-    monkeypatch.setattr("sys.argv", words)
+    argv = ["x", "--out", str(tmp_path / "t.json"), "--rounds", "1", "--precisions", "fp32", "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", argv)
     training.main()
     content = json.loads((tmp_path / "t.json").read_text())
-    assert content["steps"]["2 x 8x8"].keys() == {"plain, 0 workers", "plain, 4 workers", "fp32"}
-    assert content["sampler"].keys() == {"cut in Python", "ours"}
+    assert content["steps"]["2 x 8x8"].keys() == {"baseline, 0 workers", "baseline, 4 workers", "fp32"}
+    assert content["sampler"].keys() == {"cropped in Python", "optimized"}
     assert "forward and backward" in content["parts"]["fp32"] and "steps/s" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["inference", "training"])
-def test_no_rounds_are_refused(refused, name):
-    refused("--rounds: 0 is not a whole number above zero", "-m", f"benchmarks.{name}", "--rounds", 0)
+def test_no_rounds_are_refused(expect_error, name):
+    expect_error("--rounds: 0 is not a whole number above zero", "-m", f"benchmarks.{name}", "--rounds", 0)
 
 
-def test_the_memory_benchmark_gives_the_peak_of_the_command(command, refused):
-    words = ["-m", "benchmarks.memory", "--device", "cpu", "--precisions", "fp32", "--backends", "torch"]
-    outcome = command(*words, "--size", "24x20")
+def test_the_memory_benchmark_gives_the_peak_of_the_command(command, expect_error):
+    argv = ["-m", "benchmarks.memory", "--device", "cpu", "--precisions", "fp32", "--backends", "torch"]
+    outcome = command(*argv, "--size", "24x20")
     assert outcome.code == 0 and "24x20 at x2" in outcome.out, outcome
     name, peak, seconds = outcome.out.strip().splitlines()[-1].strip("| ").split(" | ")
     assert name == "fp32" and 0.1 < float(peak) < 8 and float(seconds) >= 1
-    refused("--size: 4K is no size such as 3840x2160", *words, "--size", "4K")
+    expect_error("--size: 4K is no size such as 3840x2160", *argv, "--size", "4K")
 
 
 def test_the_compiled_network_has_a_row_where_it_is_asked_for():
     cpu = torch.device("cpu")
-    assert inference.ours(cpu, ["bf16"], ["torch", "compiled"]) == {
+    assert inference.optimized(cpu, ["bf16"], ["torch", "compiled"]) == {
         "bf16": ("bf16", "torch"),
         "bf16 compiled": ("bf16", "compiled"),
     }
-    assert all(backend != "compiled" for _, backend in inference.ours(cpu, ["fp32"], None).values())
+    assert all(backend != "compiled" for _, backend in inference.optimized(cpu, ["fp32"], None).values())
 
 
-def test_the_time_of_an_image_is_told_by_kind_of_operation(monkeypatch, capsys):
-    monkeypatch.setattr(layers, "SIDES", {2: 32})
+def test_the_time_of_an_image_is_shown_by_kind_of_operation(monkeypatch, capsys):
+    monkeypatch.setattr(op_profile, "SIDES", {2: 32})
     monkeypatch.setattr("sys.argv", ["x", "--scale", "2", "--precision", "fp32", "--rounds", "1"])
-    layers.main()
+    op_profile.main()
     heading, *rows = (line for line in capsys.readouterr().out.splitlines() if line.startswith("|"))
     cells = {cell[1].strip(): cell[2:-1] for cell in (row.split("|") for row in rows[1:])}
-    assert "PyTorch ms" in heading and list(cells) == [*layers.KINDS, layers.OTHER]
-    for way in zip(*cells.values(), strict=True):
-        milliseconds = [float(each.split()[0]) for each in way]
+    assert "PyTorch ms" in heading and list(cells) == [*op_profile.KINDS, op_profile.OTHER]
+    for column in zip(*cells.values(), strict=True):
+        milliseconds = [float(each.split()[0]) for each in column]
         assert milliseconds[0] > 0 and min(milliseconds) >= 0

@@ -1,4 +1,4 @@
-"""`python -m evaluation.curves`: what a training log says is what the picture shows."""
+"""`python -m training.curves`: what a training log says is what the image shows."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from evaluation.curves import draw_curves, read_log, read_logs
+from training.curves import draw_curves, read_log, read_logs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules")  # it is run as a command and imported
 
-CURVES = ("-m", "evaluation.curves")
+CURVES = ("-m", "training.curves")
 
 
 def write_log(path: Path, run: str, scales: tuple[str, ...] = ("x2",), steps: int = 4) -> Path:
@@ -86,12 +86,12 @@ def test_any_name_of_a_run_is_shown_as_text(command, tmp_path, ending):
     assert legend == r"\$x\$"
 
 
-def test_an_unusable_log_or_ending_is_one_line(refused, tmp_path):
+def test_an_unusable_log_or_ending_is_one_line(expect_error, tmp_path):
     log, out = write_log(tmp_path / "log.jsonl", "first"), tmp_path / "a.png"
-    refused("none.jsonl does not exist", *CURVES, log, tmp_path / "none.jsonl", "--out", out)
+    expect_error("none.jsonl does not exist", *CURVES, log, tmp_path / "none.jsonl", "--out", out)
     (tmp_path / "empty.jsonl").touch()
-    refused("empty.jsonl is empty", *CURVES, tmp_path / "empty.jsonl", "--out", out)
-    refused("must end in .png, .svg, .pdf", *CURVES, log, "--out", tmp_path / "a.txt")
+    expect_error("empty.jsonl is empty", *CURVES, tmp_path / "empty.jsonl", "--out", out)
+    expect_error("must end in .png, .svg, .pdf", *CURVES, log, "--out", tmp_path / "a.txt")
     good = log.read_text()
     for bad in (
         '{"run": "first", "st',
@@ -103,7 +103,7 @@ def test_an_unusable_log_or_ending_is_one_line(refused, tmp_path):
         line(step=10**400),
     ):
         log.write_text(good + bad)
-        refused("log.jsonl, line 5 is no line of a training log", *CURVES, log, "--out", out)
+        expect_error("log.jsonl, line 5 is no line of a training log", *CURVES, log, "--out", out)
     log.write_bytes(b"\xff\xfe\x00")
-    refused("line 1 is no line", *CURVES, log, "--out", out)
+    expect_error("line 1 is no line", *CURVES, log, "--out", out)
     assert not out.exists()

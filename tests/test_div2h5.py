@@ -1,4 +1,4 @@
-"""`div2h5.py`: pictures, or DIV2K as downloaded, become the training set in one HDF5 file; or nothing does."""
+"""`div2h5.py`: images, or DIV2K as downloaded, become the training set in one HDF5 file; or nothing does."""
 
 import shutil
 import subprocess
@@ -10,11 +10,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import ROOT, photograph
+from conftest import ROOT, sample_image
 from PIL import Image
 
-import dataset.pairs
-from dataset.images import list_images, read_picture, read_rgb, write_png
+import dataset.training_set
+from dataset.images import list_images, read_image, read_rgb, write_png
 from dataset.imresize import imresize
 
 
@@ -23,9 +23,9 @@ def names_in(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def source(tmp_path, pictures) -> Path:
-    """A copy of the four pictures that a test may spoil."""
-    return Path(shutil.copytree(pictures, tmp_path / "source"))
+def source(tmp_path, image_folder) -> Path:
+    """A copy of the four images that a test may spoil."""
+    return Path(shutil.copytree(image_folder, tmp_path / "source"))
 
 
 @pytest.fixture
@@ -52,32 +52,32 @@ def assert_untouched(old_file: Path) -> None:
     assert names_in(old_file.parent) == ["train.h5"] and old_file.read_bytes() == b"old"
 
 
-# --- a folder of pictures ---------------------------------------------------------------------------------------------
+# --- a folder of images ---------------------------------------------------------------------------------------------
 
 
-def test_a_folder_of_pictures_becomes_the_authors_layout(command, pictures, tmp_path):
-    outcome = command("div2h5.py", "--source", pictures, "--out", tmp_path / "new" / "train.h5")
+def test_a_folder_of_images_becomes_the_authors_layout(command, image_folder, tmp_path):
+    outcome = command("div2h5.py", "--source", image_folder, "--out", tmp_path / "new" / "train.h5")
     assert outcome.code == 0 and "4 images, scales x2, x3, x4" in outcome.out, outcome
     with h5py.File(tmp_path / "new" / "train.h5") as file:
         assert set(file) == {"HR", "X2", "X3", "X4"}
         for group, scale in {"HR": 1, "X2": 2, "X3": 3, "X4": 4}.items():
             assert set(file[group]) == {"0", "1", "2", "3"}
-            for number, picture in enumerate(list_images(pictures)):
+            for number, path in enumerate(list_images(image_folder)):
                 image = file[group][str(number)]
                 assert image.dtype == np.uint8 and image.chunks is None and image.id.get_offset()
-                assert np.array_equal(image, imresize(read_rgb(picture), Fraction(1, scale)))
+                assert np.array_equal(image, imresize(read_rgb(path), Fraction(1, scale)))
     assert names_in(tmp_path / "new") == ["train.h5"]
 
 
-def test_only_the_scales_asked_for_are_written(command, pictures, tmp_path):
-    assert command("div2h5.py", "--source", pictures, "--out", tmp_path / "a.h5", "--scales", 3).code == 0
+def test_only_the_scales_asked_for_are_written(command, image_folder, tmp_path):
+    assert command("div2h5.py", "--source", image_folder, "--out", tmp_path / "a.h5", "--scales", 3).code == 0
     with h5py.File(tmp_path / "a.h5") as file:
         assert set(file) == {"HR", "X3"}
 
 
 def test_hr_images_are_cropped_to_a_multiple_of_the_scales(command, source, tmp_path):
     shutil.rmtree(source)
-    hr = photograph("chelsea.png", 31, 47)
+    hr = sample_image("chelsea.png", 31, 47)
     write_png(source / "a.png", hr)
     for scales, (height, width) in {(2, 3, 4): (24, 36), (2,): (30, 46), (3,): (30, 45)}.items():
         assert command("div2h5.py", "--source", source, "--out", tmp_path / "a.h5", "--scales", *scales).code == 0
@@ -87,43 +87,44 @@ def test_hr_images_are_cropped_to_a_multiple_of_the_scales(command, source, tmp_
                 assert np.array_equal(file[f"X{scale}/0"], imresize(hr[:height, :width], Fraction(1, scale)))
 
 
-def test_the_edge_rule_can_be_chosen(command, pictures, tmp_path):
-    assert command("div2h5.py", "--source", pictures, "--out", tmp_path / "a.h5", "--edge", "mirror").code == 0
+@pytest.mark.parametrize("flag", [("--padding", "symmetric"), ("--edge", "mirror")])  # new and former spelling
+def test_the_padding_can_be_chosen(command, image_folder, tmp_path, flag):
+    assert command("div2h5.py", "--source", image_folder, "--out", tmp_path / "a.h5", *flag).code == 0
     with h5py.File(tmp_path / "a.h5") as file:
-        assert np.array_equal(file["X2/0"], imresize(read_rgb(pictures / "0000.png"), Fraction(1, 2), "mirror"))
+        assert np.array_equal(file["X2/0"], imresize(read_rgb(image_folder / "0000.png"), Fraction(1, 2), "symmetric"))
 
 
-def test_more_folders_can_be_added(command, pictures, div2k, tmp_path):
-    words = ["--source", div2k, "--extra", pictures, div2k / "DIV2K_train_HR"]
-    outcome = command("div2h5.py", *words, "--out", tmp_path / "a.h5")
+def test_more_folders_can_be_added(command, image_folder, div2k, tmp_path):
+    argv = ["--source", div2k, "--extra", image_folder, div2k / "DIV2K_train_HR"]
+    outcome = command("div2h5.py", *argv, "--out", tmp_path / "a.h5")
     assert outcome.code == 0 and "8 images" in outcome.out
-    assert "edges clamp (4 of 8; the others as found)" in outcome.out
+    assert "padding replicate (4 of 8; the others as found)" in outcome.out
     with h5py.File(tmp_path / "a.h5") as file:
         assert np.array_equal(file["HR/1"], read_rgb(div2k / "DIV2K_train_HR/0002.png"))
-        assert np.array_equal(file["HR/2"], read_rgb(pictures / "0000.png"))
+        assert np.array_equal(file["HR/2"], read_rgb(image_folder / "0000.png"))
 
 
-def test_images_keep_file_name_order_whichever_is_decoded_first(command, pictures, tmp_path, monkeypatch):
+def test_images_keep_file_name_order_whichever_is_decoded_first(command, image_folder, tmp_path, monkeypatch):
     def slow_at_first(path):
         time.sleep(0.1 if path.name == "0000.png" else 0)
-        return read_picture(path)
+        return read_image(path)
 
-    monkeypatch.setattr(dataset.pairs, "read_picture", slow_at_first)
-    assert command("div2h5.py", "--source", pictures, "--out", tmp_path / "a.h5", "--workers", 3).code == 0
+    monkeypatch.setattr(dataset.training_set, "read_image", slow_at_first)
+    assert command("div2h5.py", "--source", image_folder, "--out", tmp_path / "a.h5", "--workers", 3).code == 0
     with h5py.File(tmp_path / "a.h5") as file:
-        for number, picture in enumerate(list_images(pictures)):
-            assert np.array_equal(file[f"HR/{number}"], read_rgb(picture))
+        for number, path in enumerate(list_images(image_folder)):
+            assert np.array_equal(file[f"HR/{number}"], read_rgb(path))
 
 
-def test_pictures_leave_the_memory_once_they_are_written(command, source, tmp_path, pictures_read):
+def test_images_leave_the_memory_once_they_are_written(command, source, tmp_path, images_read):
     for number in range(4, 30):
         shutil.copy(source / "0000.png", source / f"{number:04}.png")
-    read = pictures_read(dataset.pairs)
+    read = images_read(dataset.training_set)
     assert command("div2h5.py", "--source", source, "--out", tmp_path / "a.h5", "--workers", 2).code == 0
     assert read.count == 30 and read.most_at_once <= 8  # two per thread wait, one per thread is decoded, one is written
 
 
-def test_conversions_are_said_once(command, source, tmp_path):
+def test_conversions_are_reported_once(command, source, tmp_path):
     for name, mode in {"0000": "L", "0001": "P", "0002": "L"}.items():
         Image.open(source / f"{name}.png").convert(mode).save(source / f"{name}.png")
     outcome = command("div2h5.py", "--source", source, "--out", tmp_path / "a.h5", "--workers", 1)
@@ -162,18 +163,18 @@ def test_div2k_without_any_lr_images_gets_ours_and_says_so(command, div2k, tmp_p
         assert np.array_equal(file["X3/1"], imresize(hr, Fraction(1, 3)))
 
 
-def test_a_missing_lr_image_is_named(refused, div2k, old_file):
+def test_a_missing_lr_image_is_named(expect_error, div2k, old_file):
     missing = div2k / "DIV2K_train_LR_bicubic/X3/0002x3.png"
     missing.unlink()
-    line = refused(f"{missing} is missing", "div2h5.py", "--source", div2k, "--out", old_file)
+    line = expect_error(f"{missing} is missing", "div2h5.py", "--source", div2k, "--out", old_file)
     assert "0002.png" in line and "--scales" in line
     assert_untouched(old_file)
 
 
-def test_an_lr_image_of_another_size_is_named(refused, div2k, old_file):
+def test_an_lr_image_of_another_size_is_named(expect_error, div2k, old_file):
     wrong = div2k / "DIV2K_train_LR_bicubic/X4/0002x4.png"
     write_png(wrong, np.zeros((9, 4, 3), np.uint8))
-    line = refused(f"{wrong} is 4x9", "div2h5.py", "--source", div2k, "--out", old_file)
+    line = expect_error(f"{wrong} is 4x9", "div2h5.py", "--source", div2k, "--out", old_file)
     assert "0002.png (12x36)" in line
     assert_untouched(old_file)
 
@@ -182,62 +183,66 @@ def test_an_lr_image_of_another_size_is_named(refused, div2k, old_file):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_broken_picture_is_named(refused, source, old_file, workers):
+def test_a_broken_image_is_named(expect_error, source, old_file, workers):
     broken = source / "0002.png"
     broken.write_bytes(broken.read_bytes()[:2000])
-    words = ["--source", source, "--out", old_file, "--workers", workers]
-    refused(f"{broken} is not a readable picture", "div2h5.py", *words)
+    argv = ["--source", source, "--out", old_file, "--workers", workers]
+    expect_error(f"{broken} is not a readable image", "div2h5.py", *argv)
     assert_untouched(old_file)
 
 
-def test_a_picture_too_small_to_shrink_is_named(refused, source, old_file):
+def test_an_image_too_small_to_shrink_is_named(expect_error, source, old_file):
     write_png(source / "small.png", np.zeros((11, 30, 3), np.uint8))
-    refused("small.png is 30x11, smaller than 12x12", "div2h5.py", "--source", source, "--out", old_file)
+    expect_error("small.png is 30x11, smaller than 12x12", "div2h5.py", "--source", source, "--out", old_file)
     assert_untouched(old_file)
 
 
-def test_ctrl_c_leaves_no_file(command, pictures, old_file, monkeypatch):
+def test_ctrl_c_leaves_no_file(command, image_folder, old_file, monkeypatch):
     def interrupted(path):
         if path.name == "0002.png":
             raise KeyboardInterrupt
-        return read_picture(path)
+        return read_image(path)
 
-    monkeypatch.setattr(dataset.pairs, "read_picture", interrupted)
+    monkeypatch.setattr(dataset.training_set, "read_image", interrupted)
     new = old_file.parent.parent / "new" / "train.h5"
     for out in (new, old_file):
-        outcome = command("div2h5.py", "--source", pictures, "--out", out, "--workers", 1)
+        outcome = command("div2h5.py", "--source", image_folder, "--out", out, "--workers", 1)
         assert outcome.code == 130 and "stopped by Ctrl-C" in outcome.err and "Traceback" not in outcome.err
     assert names_in(new.parent) == []
     assert_untouched(old_file)
 
 
-def test_a_missing_folder_is_named(refused, tmp_path):
-    refused(f"{tmp_path / 'gone'} is not a folder", "div2h5.py", "--source", tmp_path / "gone", "--out", "never.h5")
+def test_a_missing_folder_is_named(expect_error, tmp_path):
+    expect_error(
+        f"{tmp_path / 'gone'} is not a folder", "div2h5.py", "--source", tmp_path / "gone", "--out", "never.h5"
+    )
 
 
-def test_a_folder_in_the_place_of_the_file_is_named_before_anything_is_read(refused, pictures, tmp_path):
-    refused(f"{tmp_path} is a folder", "div2h5.py", "--source", pictures, "--out", tmp_path)
-    refused("--workers: -1 is not", "div2h5.py", "--source", pictures, "--out", tmp_path / "never.h5", "--workers", -1)
+def test_a_folder_in_the_place_of_the_file_is_named_before_anything_is_read(expect_error, image_folder, tmp_path):
+    expect_error(f"{tmp_path} is a folder", "div2h5.py", "--source", image_folder, "--out", tmp_path)
+    expect_error(
+        "--workers: -1 is not", "div2h5.py", "--source", image_folder, "--out", tmp_path / "never.h5", "--workers", -1
+    )
 
 
-def test_a_picture_is_never_overwritten(refused, div2k, tmp_path):
+def test_an_image_is_never_overwritten(expect_error, div2k, tmp_path):
     source = tmp_path / "DIV2K"
     before = {file: file.read_bytes() for file in source.rglob("*.png")}
     (tmp_path / "link.h5").symlink_to(next(iter(before)))
     for out in (*before, tmp_path / "link.h5"):
-        refused("is itself read and would be overwritten", "div2h5.py", "--source", source, "--out", out)
+        expect_error("is itself read and would be overwritten", "div2h5.py", "--source", source, "--out", out)
     assert {file: file.read_bytes() for file in source.rglob("*.png")} == before
 
 
-def test_a_folder_without_pictures_is_named(refused, tmp_path):
-    refused(f"{tmp_path} holds no pictures", "div2h5.py", "--source", tmp_path, "--out", tmp_path / "never.h5")
+def test_a_folder_without_images_is_named(expect_error, tmp_path):
+    expect_error(f"{tmp_path} holds no images", "div2h5.py", "--source", tmp_path, "--out", tmp_path / "never.h5")
 
 
-# --- as the paper's read-me calls it ------------------------------------------------------------------------------------
+# --- as the paper's README calls it ------------------------------------------------------------------------------------
 
 
-def run_in(folder: Path, *words: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "div2h5.py", *words], cwd=folder, capture_output=True, text=True)
+def run_in(folder: Path, *argv: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "div2h5.py", *argv], cwd=folder, capture_output=True, text=True)
 
 
 def test_it_runs_from_inside_the_dataset_folder():
@@ -262,10 +267,10 @@ def test_without_flags_div2k_in_the_dataset_folder_becomes_div2k_train_h5(div2k,
         assert set(file) == {"HR", "X2", "X3", "X4"} and len(file["X4"]) == 2
 
 
-def test_pictures_come_again_shrunk(command, refused, pictures, tmp_path):
-    words = ["div2h5.py", "--source", pictures, "--scales", 2, "--out", tmp_path / "train.h5"]
-    assert command(*words, "--shrink", 0.5, "--hold_out", 1).code == 0
-    whole = [read_rgb(file) for file in list_images(pictures)]
+def test_images_come_again_shrunk(command, expect_error, image_folder, tmp_path):
+    argv = ["div2h5.py", "--source", image_folder, "--scales", 2, "--out", tmp_path / "train.h5"]
+    assert command(*argv, "--shrink", 0.5, "--hold_out", 1).code == 0
+    whole = [read_rgb(file) for file in list_images(image_folder)]
     with h5py.File(tmp_path / "train.h5") as file:
         hrs = [file["HR"][number][()] for number in sorted(file["HR"], key=int)]
     kept, count = hrs[: len(whole) - 1], len(whole) - 1
@@ -273,16 +278,16 @@ def test_pictures_come_again_shrunk(command, refused, pictures, tmp_path):
     for hr, small in zip(kept, hrs[count:], strict=True):
         (source,) = (each for each in whole if np.array_equal(each[: len(hr), : hr.shape[1]], hr))
         assert np.array_equal(small, imresize(source, 0.5)[: len(small), : small.shape[1]])
-    refused("1.5 is not a number from 0.1 to below 1", *words, "--shrink", 1.5)
+    expect_error("1.5 is not a number from 0.1 to below 1", *argv, "--shrink", 1.5)
 
 
-# --- pictures held out ------------------------------------------------------------------------------------------------
+# --- images held out ------------------------------------------------------------------------------------------------
 
 
-def test_pictures_held_out_are_a_test_set_and_not_trained_on(command, pictures, tmp_path):
-    outcome = command("div2h5.py", "--source", pictures, "--hold_out", 1, "--out", tmp_path / "train.h5")
+def test_images_held_out_are_a_test_set_and_not_trained_on(command, image_folder, tmp_path):
+    outcome = command("div2h5.py", "--source", image_folder, "--hold_out", 1, "--out", tmp_path / "train.h5")
     assert outcome.code == 0
-    held_out, files = tmp_path / "train_held_out", list_images(pictures)
+    held_out, files = tmp_path / "train_held_out", list_images(image_folder)
     (name,) = {file.name.split("_SRF_")[0] for file in held_out.rglob("*_HR.png")}
     assert {folder.name for folder in held_out.iterdir()} == {"x2", "x3", "x4"}
     with h5py.File(tmp_path / "train.h5") as file:
@@ -293,26 +298,26 @@ def test_pictures_held_out_are_a_test_set_and_not_trained_on(command, pictures, 
 
 
 @pytest.mark.parametrize(("number", "phrase"), [(4, "some must be left"), (-1, "is not a whole number, zero or above")])
-def test_some_pictures_must_be_left(refused, pictures, tmp_path, number, phrase):
-    refused(phrase, "div2h5.py", "--source", pictures, "--hold_out", number, "--out", tmp_path / "train.h5")
+def test_some_images_must_be_left(expect_error, image_folder, tmp_path, number, phrase):
+    expect_error(phrase, "div2h5.py", "--source", image_folder, "--hold_out", number, "--out", tmp_path / "train.h5")
     assert not list(tmp_path.iterdir())
 
 
-def test_an_out_that_is_a_folder_leaves_no_held_out_set(refused, pictures, tmp_path, monkeypatch):
+def test_an_out_that_is_a_folder_leaves_no_held_out_set(expect_error, image_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for out in ("", ".", tmp_path):
-        refused("is a folder", "div2h5.py", "--source", pictures, "--hold_out", 1, "--out", out)
+        expect_error("is a folder", "div2h5.py", "--source", image_folder, "--hold_out", 1, "--out", out)
     assert not list(tmp_path.iterdir()) and not list(tmp_path.parent.glob("*_held_out"))
 
 
-def test_a_run_that_failed_can_be_run_again(command, refused, pictures, tmp_path):
-    shutil.copytree(pictures, tmp_path / "mine")
-    words = ["div2h5.py", "--source", tmp_path / "mine", "--hold_out", 1, "--out", tmp_path / "out/train.h5"]
+def test_a_run_that_failed_can_be_run_again(command, expect_error, image_folder, tmp_path):
+    shutil.copytree(image_folder, tmp_path / "mine")
+    argv = ["div2h5.py", "--source", tmp_path / "mine", "--hold_out", 1, "--out", tmp_path / "out/train.h5"]
     for file in list_images(tmp_path / "mine"):
         kept = file.read_bytes()
         file.write_bytes(kept[:100])
-        refused(file.name, *words)
+        expect_error(file.name, *argv)
         assert not (tmp_path / "out").exists()
         file.write_bytes(kept)
-    assert command(*words).code == 0
-    refused("train_held_out exists", *words)
+    assert command(*argv).code == 0
+    expect_error("train_held_out exists", *argv)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from conftest import ROOT
 
-from common.errors import run_command
+from common.errors import run_cli
 
-PRINTS = "from common.errors import run_command; run_command(lambda: print('some words'))"
+PRINTS = "from common.errors import run_cli; run_cli(lambda: print('some words'))"
 
 
 def ended(output) -> tuple[int, str]:
@@ -39,11 +39,11 @@ def test_a_reader_that_has_gone_away_is_no_error():
 def test_main_memory_that_runs_out_is_one_line(capsys):
     """PyTorch has no kind of error of its own for it."""
     with pytest.raises(SystemExit) as leaving:
-        run_command(lambda: torch.empty(1 << 52))
+        run_cli(lambda: torch.empty(1 << 52))
     assert leaving.value.code == 2
     assert capsys.readouterr().err.startswith("error: out of memory: free some")
 
 
 def test_other_errors_of_pytorch_are_not_hidden():
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
-        run_command(lambda: torch.ones(2, 3) @ torch.ones(2, 3))
+        run_cli(lambda: torch.ones(2, 3) @ torch.ones(2, 3))

@@ -1,4 +1,4 @@
-"""A network as an ONNX graph: ONNX Runtime gets the same picture out of it at any size, and misfits are clear errors."""
+"""A network as an ONNX graph: ONNX Runtime gets the same image out of it at any size, and misfits are clear errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from conftest import ROOT, difference
 from torch import nn
 
 from common.errors import InputError
-from model.checkpoint import save_state
+from model.checkpoint import save_state_dict
 from model.export import to_onnx
 from model.ops import MeanShift
 
@@ -29,11 +29,11 @@ def run_graph(graph, lr: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("kind", "scale"), [("x2", 2), ("x4", 4), ("multi", 3)])
-def test_the_graph_gives_the_networks_picture_at_any_size(golden_net, command, tmp_path, kind, scale):
+def test_the_graph_gives_the_networks_image_at_any_size(golden_net, command, tmp_path, kind, scale):
     net, file = golden_net(kind).eval(), tmp_path / "new/net.onnx"
-    save_state(net.state_dict(), tmp_path / "net.pth")
-    words = ["--scale", scale] if kind == "multi" else []
-    outcome = command("-m", "model.export", tmp_path / "net.pth", file, *words)
+    save_state_dict(net.state_dict(), tmp_path / "net.pth")
+    argv = ["--scale", scale] if kind == "multi" else []
+    outcome = command("-m", "model.export", tmp_path / "net.pth", file, *argv)
     assert outcome.code == 0 and outcome.out.startswith(f"wrote {file} (x{scale}, "), outcome
     assert [each.name for each in file.parent.iterdir()] == ["net.onnx"]
     for batch, height, width in SIZES:
@@ -71,17 +71,19 @@ def test_a_network_for_one_size_of_image_is_refused_and_left_as_it_is():
     assert net.training
 
 
-def test_a_multi_scale_network_needs_the_scale(golden_net, refused, tmp_path):
-    save_state(golden_net("multi").state_dict(), tmp_path / "net.pth")
-    refused("choose its scale, 2, 3 or 4 (--scale)", "-m", "model.export", tmp_path / "net.pth", tmp_path / "net.onnx")
+def test_a_multi_scale_network_needs_the_scale(golden_net, expect_error, tmp_path):
+    save_state_dict(golden_net("multi").state_dict(), tmp_path / "net.pth")
+    expect_error(
+        "choose its scale, 2, 3 or 4 (--scale)", "-m", "model.export", tmp_path / "net.pth", tmp_path / "net.onnx"
+    )
 
 
-def test_what_stands_at_the_output_survives_a_refusal(checkpoint, refused, monkeypatch, tmp_path):
+def test_what_stands_at_the_output_survives_a_refusal(checkpoint, expect_error, monkeypatch, tmp_path):
     out = tmp_path / "net.onnx"
     out.write_text("mine")
-    refused("not for --scale 3", "-m", "model.export", checkpoint, out, "--scale", 3)
-    refused("does not end with .onnx", "-m", "model.export", checkpoint, checkpoint)
+    expect_error("not for --scale 3", "-m", "model.export", checkpoint, out, "--scale", 3)
+    expect_error("does not end with .onnx", "-m", "model.export", checkpoint, checkpoint)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     phrase = "needs the package onnxscript: pip install -r requirements-backends.txt"
-    refused(phrase, "-m", "model.export", checkpoint, out)
+    expect_error(phrase, "-m", "model.export", checkpoint, out)
     assert out.read_text() == "mine"

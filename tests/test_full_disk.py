@@ -11,8 +11,8 @@ from conftest import largest_file
 from PIL import Image
 
 from common.errors import InputError
-from common.files import whole_file
-from model.checkpoint import read_state, save_state
+from common.files import atomic_write
+from model.checkpoint import read_state_dict, save_state_dict
 from training.log import TrainingLog
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -24,9 +24,9 @@ def small_disk(tmp_path):
     """A disk of 256 KiB; only root can make one."""
     place = tmp_path / "disk"
     place.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", place]
+    argv = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", place]
     try:
-        subprocess.run(words, check=True, capture_output=True)
+        subprocess.run(argv, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("only root may mount a small disk, and not everywhere")
     yield place
@@ -37,57 +37,67 @@ def content(folder) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
 
 
-def test_training_stops_and_goes_on_when_there_is_room(command, refused, pictures, tmp_path):
-    assert command("div2h5.py", "--source", pictures, "--out", tmp_path / "a.h5", "--scales", 2).code == 0
+def test_training_stops_and_goes_on_when_there_is_room(command, expect_error, image_folder, tmp_path):
+    assert command("div2h5.py", "--source", image_folder, "--out", tmp_path / "a.h5", "--scales", 2).code == 0
 
-    def words(folder: str, steps: int) -> list:
+    def argv(folder: str, steps: int) -> list:
         where = ["--train_data_path", tmp_path / "a.h5", "--val_data_dir", "none", "--ckpt_dir", tmp_path / folder]
         return ["train.py", *where, *SMALL, "--max_steps", steps, "--resume"]
 
-    assert command(*words("run", 2)).code == 0 and command(*words("alone", 4)).code == 0
+    assert command(*argv("run", 2)).code == 0 and command(*argv("alone", 4)).code == 0
     kept = {name: data for name, data in content(tmp_path / "run").items() if name != "log.jsonl"}
     with largest_file(1 << 20):
-        line = refused("cfsrcnn_4.pth cannot be written (File too large): free some space", *words("run", 4))
+        line = expect_error("cfsrcnn_4.pth cannot be written (File too large): free some space", *argv("run", 4))
     assert "untouched" in line
     after = content(tmp_path / "run")
     assert {name: after[name] for name in after if name != "log.jsonl"} == kept
     with largest_file(8 << 20):  # now the weights fit, but not the state
-        refused("cfsrcnn_latest.train.pt cannot be written", *words("run", 4))
+        expect_error("cfsrcnn_latest.train.pt cannot be written", *argv("run", 4))
     assert content(tmp_path / "run")["cfsrcnn_latest.train.pt"] == kept["cfsrcnn_latest.train.pt"]
-    assert command(*words("run", 4)).code == 0
-    ours, theirs = (read_state(tmp_path / name / "cfsrcnn_4.pth") for name in ("run", "alone"))
+    assert command(*argv("run", 4)).code == 0
+    ours, theirs = (read_state_dict(tmp_path / name / "cfsrcnn_4.pth") for name in ("run", "alone"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert len((tmp_path / "run/log.jsonl").read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize("size", [0, 100, 3000, 20_000])
-def test_a_training_set_is_whole_or_not_there(refused, pictures, tmp_path, size):
+def test_a_training_set_is_whole_or_not_there(expect_error, image_folder, tmp_path, size):
     (tmp_path / "a.h5").write_text("the earlier one")
-    words = ["div2h5.py", "--source", pictures, "--out", tmp_path / "a.h5"]
+    argv = ["div2h5.py", "--source", image_folder, "--out", tmp_path / "a.h5"]
     with largest_file(size):
-        refused("a.h5 cannot be written (File too large)", *words)
+        expect_error("a.h5 cannot be written (File too large)", *argv)
     assert content(tmp_path) == {"a.h5": b"the earlier one"}
 
 
-def test_an_sr_picture_is_whole_or_not_there(refused, pictures, tmp_path):
+def test_an_sr_image_is_whole_or_not_there(expect_error, image_folder, tmp_path):
     (tmp_path / "0000_x2.png").write_text("the earlier one")
-    words = ["tcw_sample.py", "--model", "bicubic", "--scale", 2, "--input", pictures / "0000.png"]
+    argv = ["tcw_sample.py", "--model", "bicubic", "--scale", 2, "--input", image_folder / "0000.png"]
     with largest_file(1000):
-        refused("0000_x2.png cannot be written (File too large)", *words, "--sample_dir", tmp_path)
+        expect_error("0000_x2.png cannot be written (File too large)", *argv, "--sample_dir", tmp_path)
     assert content(tmp_path) == {"0000_x2.png": b"the earlier one"}
 
 
-def test_a_report_is_whole_or_not_there(command, refused, pictures, tmp_path):
-    words = ["tcw_sample.py", "--model", "bicubic", "--scale", 2, "--test_data_dir", pictures, "--sample_dir", tmp_path]
-    assert command(*words).code == 0
-    folder = tmp_path / "bicubic" / pictures.name / "x2"
+def test_a_report_is_whole_or_not_there(command, expect_error, image_folder, tmp_path):
+    argv = [
+        "tcw_sample.py",
+        "--model",
+        "bicubic",
+        "--scale",
+        2,
+        "--test_data_dir",
+        image_folder,
+        "--sample_dir",
+        tmp_path,
+    ]
+    assert command(*argv).code == 0
+    folder = tmp_path / "bicubic" / image_folder.name / "x2"
     before = content(folder)["report.html"]
-    for size in (100_000, len(before) - 100):  # while its pictures are gathered, and at its end; seconds vary in length
+    for size in (100_000, len(before) - 100):  # while its images are gathered, and at its end; seconds vary in length
         with largest_file(size):
-            refused("report.html cannot be written (File too large)", *words)
+            expect_error("report.html cannot be written (File too large)", *argv)
         assert content(folder).keys() == {"report.html", "results.json"} and content(folder)["report.html"] == before
     with largest_file(100):
-        refused("cannot be written (File too large)", *words)
+        expect_error("cannot be written (File too large)", *argv)
 
 
 def test_a_log_gets_a_whole_line_or_none(tmp_path):
@@ -103,35 +113,35 @@ def test_a_log_gets_a_whole_line_or_none(tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 1, 5_000])
-def test_curves_that_do_not_fit_are_one_line(command, refused, pictures, tmp_path, size):
+def test_curves_that_do_not_fit_are_one_line(command, expect_error, image_folder, tmp_path, size):
     """TensorBoard's files are written on a thread of its own."""
-    assert command("div2h5.py", "--source", pictures, "--out", tmp_path / "a.h5", "--scales", 2).code == 0
-    where = ["--train_data_path", tmp_path / "a.h5", "--val_data_dir", pictures, "--ckpt_dir", tmp_path / "run"]
-    words, hook = ["train.py", *where, *SMALL, "--max_steps", 2], threading.excepthook
+    assert command("div2h5.py", "--source", image_folder, "--out", tmp_path / "a.h5", "--scales", 2).code == 0
+    where = ["--train_data_path", tmp_path / "a.h5", "--val_data_dir", image_folder, "--ckpt_dir", tmp_path / "run"]
+    argv, hook = ["train.py", *where, *SMALL, "--max_steps", 2], threading.excepthook
     with largest_file(size):
-        refused("cfsrcnn_tensorboard cannot be written (File too large): free some space", *words)
+        expect_error("cfsrcnn_tensorboard cannot be written (File too large): free some space", *argv)
     assert threading.excepthook == hook
-    assert command(*words).code == 0 and len((tmp_path / "run/log.jsonl").read_text().splitlines()) == 1
+    assert command(*argv).code == 0 and len((tmp_path / "run/log.jsonl").read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
 def test_on_a_disk_that_is_really_full(small_disk, name):
-    save_state({"a": torch.ones(10_000)}, small_disk / name)
+    save_state_dict({"a": torch.ones(10_000)}, small_disk / name)
     with pytest.raises(InputError, match=rf"{name} cannot be written \(No space left on device\)"):
-        save_state({"a": torch.zeros(60_000)}, small_disk / name)
-    assert torch.equal(read_state(small_disk / name)["a"], torch.ones(10_000))
+        save_state_dict({"a": torch.zeros(60_000)}, small_disk / name)
+    assert torch.equal(read_state_dict(small_disk / name)["a"], torch.ones(10_000))
     assert [file.name for file in small_disk.iterdir()] == [name]
 
 
-def test_a_training_set_on_a_disk_that_is_really_full(refused, command, pictures, small_disk, tmp_path):
+def test_a_training_set_on_a_disk_that_is_really_full(expect_error, command, image_folder, small_disk, tmp_path):
     large = tmp_path / "large"
     large.mkdir()
-    Image.open(pictures / "0000.png").resize((400, 400)).save(large / "0.png")
-    refused("No space left on device", "div2h5.py", "--source", large, "--out", small_disk / "a.h5")
+    Image.open(image_folder / "0000.png").resize((400, 400)).save(large / "0.png")
+    expect_error("No space left on device", "div2h5.py", "--source", large, "--out", small_disk / "a.h5")
     assert not list(small_disk.iterdir())
-    assert command("div2h5.py", "--source", pictures, "--out", small_disk / "a.h5").code == 0
+    assert command("div2h5.py", "--source", image_folder, "--out", small_disk / "a.h5").code == 0
 
 
 def test_other_errors_of_the_system_keep_their_own_words(tmp_path):
-    with pytest.raises(PermissionError), whole_file(tmp_path / "a.txt"):
+    with pytest.raises(PermissionError), atomic_write(tmp_path / "a.txt"):
         raise PermissionError(13, "Permission denied")

@@ -68,7 +68,7 @@ def test_images_are_mapped_not_read(path):
 
 
 def test_images_can_be_taken_into_memory(path):
-    loaded = read_hdf5(path, [2]).in_memory()
+    loaded = read_hdf5(path, [2]).load_into_memory()
     path.write_bytes(b"")
     assert not any(isinstance(each, np.memmap) for each in loaded.hr + loaded.lr[2])
     assert_holds_all(loaded)

@@ -10,19 +10,19 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from conftest import open_page, photograph
+from conftest import open_page, sample_image
 from PIL import Image
 
+from dataset.benchmark_set import open_test_set
 from dataset.images import read_rgb, write_png
-from dataset.testset import open_test_set
-from evaluation.benchmark import evaluate
-from evaluation.html_report import AMPLIFY, COLOURS, TEMPLATE, encode_png, error_map, write_report
-from evaluation.inference import BicubicUpscaler
+from evaluation.evaluate import evaluate
+from evaluation.html_report import AMPLIFY, COLORS, TEMPLATE, encode_png, error_map, write_report
 from evaluation.page import HEAD
 from evaluation.report import write_results
+from inference.upscaler import BicubicUpscaler
 
 NASTY = "<img src=x onerror=alert(1)>"
-PICTURES = {"a10": "astronaut.png", "a9": "chelsea.png", NASTY: "coffee.png", "z &amp;": "rocket.jpg"}
+IMAGES = {"a10": "astronaut.png", "a9": "chelsea.png", NASTY: "coffee.png", "z &amp;": "rocket.jpg"}
 ABOUT = {
     "model": "</script><script>alert(2)</script>",
     "checkpoint": 'runs/</script>"&<b>.pth',
@@ -35,26 +35,26 @@ FIGURES = ["bicubic_psnr", "bicubic_ssim", "psnr", "ssim", "gain", "psnr_rgb", "
 
 
 def make_run(folder, **options):
-    """A report on four pictures, one of which "the network" restores perfectly; returns the run's folder."""
+    """A report on four images, one of which "the network" restores perfectly; returns the run's folder."""
     (folder / "Set<i>").mkdir()
-    for name, picture in PICTURES.items():
-        write_png(folder / "Set<i>" / f"{name}.png", photograph(picture, 96, 128))
+    for name, original in IMAGES.items():
+        write_png(folder / "Set<i>" / f"{name}.png", sample_image(original, 96, 128))
     test_set = open_test_set(folder / "Set<i>", 2)
     bicubic, perfect = BicubicUpscaler(2), test_set.pairs[-1].read()
 
     def upscale(lr):
         return perfect[0] if np.array_equal(lr, perfect[1]) else bicubic(lr) // 3 * 3
 
-    def keep(pair, sr, hr):
+    def write_images(pair, sr, hr):
         write_png(run / "SR" / pair.sr_name, sr)
         write_png(run / "HR" / f"{pair.hr_path.stem}.png", hr)
 
     run = folder / "run"
-    result = evaluate(upscale, test_set, keep)
+    result = evaluate(upscale, test_set, write_images)
     expected = evaluate(bicubic, test_set)
     write_results(run / "results.json", ABOUT, result, expected)
     beside = write_report(run, ABOUT, test_set, result, **options)
-    assert [row.quality for row in beside.rows] == [row.quality for row in expected.rows]
+    assert [row.scores for row in beside.rows] == [row.scores for row in expected.rows]
     return run
 
 
@@ -68,8 +68,8 @@ def html(run):
     return (run / "report.html").read_text(encoding="utf-8")
 
 
-def pictures(html: str) -> dict[str, np.ndarray]:
-    """The embedded pictures by id, as RGB."""
+def embedded_images(html: str) -> dict[str, np.ndarray]:
+    """The embedded images by id, as RGB."""
     found = re.findall(r'<script type="text/plain" id="([^"]+)">data:image/png;base64,([^<]+)</script>', html)
     return {name: np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")) for name, data in found}
 
@@ -121,15 +121,15 @@ def test_the_figures_are_those_of_results_json(run, html):
     assert "&infin;" in html
 
 
-def test_the_pictures_are_lossless(run, html):
-    embedded = pictures(html)
+def test_the_images_are_lossless(run, html):
+    embedded = embedded_images(html)
     assert len(embedded) == 16
     hr, sr = read_rgb(run / "HR" / f"{NASTY}.png"), read_rgb(run / "SR" / f"{NASTY}.png")
     lr = open_test_set(run.parent / "Set<i>", 2).pairs[0].read()[1]
     expected = {"hr": hr, "sr": sr, "bicubic": BicubicUpscaler(2)(lr)}
-    for kind, picture in expected.items():
-        assert np.array_equal(embedded[f"picture-0-{kind}"], picture), kind
-    assert np.array_equal(embedded["picture-0-error"], np.asarray(error_map(sr, hr).convert("RGB")))
+    for kind, original in expected.items():
+        assert np.array_equal(embedded[f"image-0-{kind}"], original), kind
+    assert np.array_equal(embedded["image-0-error"], np.asarray(error_map(sr, hr).convert("RGB")))
 
 
 def test_the_error_map_tells_how_far_y_is_off():
@@ -137,19 +137,19 @@ def test_the_error_map_tells_how_far_y_is_off():
     sr = hr.copy()
     sr[0, 0], sr[0, 1], sr[0, 2] = 107, 93, 255  # Y is off by 6, 6 and 133 levels
     seen = np.asarray(Image.open(io.BytesIO(encode_png(error_map(sr, hr)))).convert("RGB"))
-    assert np.array_equal(seen[0], COLOURS[[6 * AMPLIFY, 6 * AMPLIFY, 255, 0]])
+    assert np.array_equal(seen[0], COLORS[[6 * AMPLIFY, 6 * AMPLIFY, 255, 0]])
 
 
-def test_pictures_beyond_the_limit_are_left_out_and_the_page_says_so(tmp_path, run):
+def test_images_beyond_the_limit_are_left_out_and_the_page_says_so(tmp_path, run):
     pieces = re.findall(
-        r'<script type="text/plain" id="picture-[01].*?</script>\n', (run / "report.html").read_text(encoding="utf-8")
+        r'<script type="text/plain" id="image-[01].*?</script>\n', (run / "report.html").read_text(encoding="utf-8")
     )
     limit = sum(map(len, pieces))
     html = (make_run(tmp_path, limit=limit) / "report.html").read_text(encoding="utf-8")
-    kept = {name.split("-")[1] for name in pictures(html)}
-    assert kept == {"0", "1"} and len(pictures(html)) == 8
+    kept = {name.split("-")[1] for name in embedded_images(html)}
+    assert kept == {"0", "1"} and len(embedded_images(html)) == 8
     assert re.findall(r'data-index="(\d)"[^>]* data-left-out>', html) == ["2", "3"]
-    assert "The pictures of 2 are not embedded" in html
+    assert "2 of the images are not embedded" in html
     assert (
         figures_of(html, "tbody")[2][:6]
         == figures_of((run / "report.html").read_text(encoding="utf-8"), "tbody")[2][:6]
@@ -191,7 +191,7 @@ class Page:
         return self.js("[...document.querySelectorAll('tbody th')].map(th => th.textContent)")
 
     def view(self) -> dict:
-        """x, y and zoom of both pictures, which must agree, and the line's distance from the stage's left edge."""
+        """x, y and zoom of both images, which must agree, and the line's distance from the stage's left edge."""
         transforms = self.js("[...document.querySelectorAll('.layer img')].map(img => getComputedStyle(img).transform)")
         assert len(transforms) == 2 and transforms[0] == transforms[1]
         z, _, _, _, x, y = map(float, re.findall(r"-?[\d.]+", transforms[0]))
@@ -199,7 +199,7 @@ class Page:
         return {"x": x, "y": y, "z": z, "line": line}
 
     def shown(self) -> list[str]:
-        """Which embedded picture stands left and which right, by id."""
+        """Which embedded image stands left and which right, by id."""
         return self.js(
             """['left', 'right'].map(side => [...document.querySelectorAll('script[id]')].find(
             script => script.textContent === document.querySelector('.layer.' + side + ' img').src).id)"""
@@ -226,7 +226,7 @@ def test_it_loads_from_disk_without_a_word_on_the_console(page):
     assert page.names() == [NASTY, "a10", "a9", "z &amp;"]
     resources = page.js("performance.getEntriesByType('resource').map(entry => entry.name.slice(0, 5))")
     assert set(resources) <= {"data:"}
-    assert page.shown() == ["picture-0-bicubic", "picture-0-sr"]
+    assert page.shown() == ["image-0-bicubic", "image-0-sr"]
     assert page.js("[...document.querySelectorAll('img')].map(img => img.naturalWidth)") == [128, 128]
     assert page.find(".name").text == f"{NASTY} 1 of 4"
 
@@ -252,13 +252,13 @@ def test_the_line_slides_by_mouse_and_arrow_keys(page):
     page.press("\ue014", "\ue014")  # right arrow
     width = 128 * page.view()["z"]
     assert page.view()["line"] - before == pytest.approx(0.04 * width, abs=1)
-    page.press("\ue010")  # End: all of the left picture
+    page.press("\ue010")  # End: all of the left image
     assert page.find(".line").get_attribute("aria-valuenow") == "100"
     clip = page.js("getComputedStyle(document.querySelector('.layer.right')).clipPath")
     assert float(re.findall(r"([\d.]+)px", clip)[-1]) == page.view()["line"]
 
 
-def test_both_pictures_zoom_in_step(page):
+def test_both_images_zoom_in_step(page):
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
 
@@ -282,11 +282,11 @@ def test_both_pictures_zoom_in_step(page):
     assert (at - zoomed["x"]) / zoomed["z"] == pytest.approx((at - fitted["x"]) / fitted["z"], abs=0.3)
 
 
-def test_a_drag_moves_the_enlarged_picture_as_far_as_its_edge(page):
+def test_a_drag_moves_the_enlarged_image_as_far_as_its_edge(page):
     for _ in range(3):
         page.find("#in").click()
     before = page.view()
-    page.drag(".layer.left .tag", 30, 20)  # clicks fall through the tag to the picture
+    page.drag(".layer.left .tag", 30, 20)  # clicks fall through the tag to the image
     after = page.view()
     assert (after["x"] - before["x"], after["y"] - before["y"], after["line"]) == (30, 20, before["line"])
     page.find(".line").send_keys("\ue008\ue012")  # Shift + left arrow
@@ -300,7 +300,7 @@ def test_left_and_right_are_chosen_among_four(page):
     page.find("[data-side=left] [data-kind=hr]").click()
     page.find("[data-side=right] [data-kind=error]").click()
     page.wait("document.querySelector('.layer.right img').alt === 'Error of SR'")
-    assert page.shown() == ["picture-0-hr", "picture-0-error"]
+    assert page.shown() == ["image-0-hr", "image-0-error"]
     pressed = page.js("[...document.querySelectorAll('[aria-pressed=true]')].map(button => button.dataset.kind)")
     assert pressed == ["hr", "error"] and page.find(".legend").is_displayed()
 
@@ -310,10 +310,10 @@ def test_images_are_walked_in_the_tables_order(page):
     assert not page.find("#previous").is_enabled()
     page.find("#next").click()
     page.wait("document.querySelectorAll('.layer img').length === 2")
-    assert page.find(".name").text == "a9 2 of 4" and page.shown() == ["picture-2-bicubic", "picture-2-sr"]
+    assert page.find(".name").text == "a9 2 of 4" and page.shown() == ["image-2-bicubic", "image-2-sr"]
     page.press("n", "n")
     assert page.find(".name").text == "z &amp; 4 of 4" and not page.find("#next").is_enabled()
-    assert "∞" in page.find(".figures").text
+    assert "∞" in page.find(".scores").text
     page.find("tbody tr:nth-child(3) button").send_keys("\ue007")
     page.wait("document.querySelectorAll('.layer img').length === 2")
     assert page.find(".name").text == "a10 3 of 4"
@@ -344,14 +344,14 @@ def test_it_follows_the_systems_light_or_dark(page, scheme):
     assert (paper > 600 and ink < 200) if scheme == "light" else (paper < 200 and ink > 600)
 
 
-def test_an_image_without_pictures_shows_its_figures(chromium, run, tmp_path):
+def test_a_row_whose_images_are_not_embedded_shows_its_figures(chromium, run, tmp_path):
     copy = tmp_path / "report.html"
     html = (run / "report.html").read_text(encoding="utf-8")
     copy.write_text(re.sub(r'(data-index="1"[^>]*)>', r"\1 data-left-out>", html), encoding="utf-8")
     page = Page(chromium, copy)
     page.find("#next").click()
     assert page.find(".missing").is_displayed() and not page.find(".stage").is_displayed()
-    assert "RGB PSNR" in page.find(".figures").text
+    assert "RGB PSNR" in page.find(".scores").text
     page.find("#previous").click()
     page.wait("document.querySelectorAll('.layer img').length === 2")
     assert page.find(".stage").is_displayed() and not page.find(".missing").is_displayed()

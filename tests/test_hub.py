@@ -1,4 +1,4 @@
-"""`torch.hub.load` gives the network with the shipped weights, from a folder, without a download."""
+"""`torch.hub.load` gives the network with pretrained weights, from a folder, without a download."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from conftest import ROOT
 import hubconf
 from common.errors import InputError
 from model.cfsrcnn import CFSRCNN
-from model.checkpoint import load_net
+from model.checkpoint import load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -22,9 +22,9 @@ def load(**options) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_it_is_the_shipped_network(scale):
+def test_it_is_the_pretrained_network(scale):
     net, lr = load(scale=scale), torch.rand(1, 3, 8, 9)
-    expected = load_net(ROOT / f"checkpoint/x{scale}/cfsrcnn_x{scale}.pth", scale=scale)
+    expected = load_model(ROOT / f"checkpoint/x{scale}/cfsrcnn_x{scale}.pth", scale=scale)
     with torch.inference_mode():
         assert not net.training and torch.equal(net(lr), expected(lr))
 

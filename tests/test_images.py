@@ -1,4 +1,4 @@
-"""Any picture file becomes 8-bit RGB, or one error that names it; a PNG is written whole or not at all."""
+"""Any image file becomes 8-bit RGB, or one error that names it; a PNG is written whole or not at all."""
 
 import struct
 import zlib
@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 
 from common.errors import InputError
-from dataset.images import list_images, read_picture, read_rgb, say_conversions, to_picture, write_png
+from dataset.images import conversion_summary, from_pil, list_images, read_image, read_rgb, write_png
 
 RANDOM = np.random.default_rng(0)
 RGB = RANDOM.integers(0, 256, (6, 9, 3), np.uint8)
 GRAY = RGB[:, :, 0].copy()
 WIDE = RANDOM.integers(0, 65536, (6, 9, 3), np.uint16)
 EVERY_16_BIT_VALUE = np.arange(65536, dtype=np.uint16).reshape(256, 256)
-EXIF_TURNS = {  # what the stored pixels need to stand upright
+EXIF_TRANSFORMS = {  # what the stored pixels need to stand upright
     1: lambda x: x,
     2: lambda x: x[:, ::-1],
     3: lambda x: x[::-1, ::-1],
@@ -37,19 +37,19 @@ def three(gray: np.ndarray) -> np.ndarray:
     return np.dstack([gray] * 3)
 
 
-def turned(turn: int) -> Image.Exif:
+def exif_with(orientation: int) -> Image.Exif:
     exif = Image.Exif()
-    exif[0x0112] = turn
+    exif[0x0112] = orientation
     return exif
 
 
-def png(width: int, height: int, depth: int, colour: int, rows: list[bytes]) -> bytes:
+def png(width: int, height: int, depth: int, color: int, rows: list[bytes]) -> bytes:
     """A PNG file byte by byte, for what no library writes; no `rows`: a header without pixels."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
@@ -61,151 +61,151 @@ def png(width: int, height: int, depth: int, colour: int, rows: list[bytes]) -> 
 def test_8_bit_rgb_is_read_as_it_is(tmp_path, ending):
     file = tmp_path / f"a.{ending}"
     Image.fromarray(RGB).save(file)
-    picture = read_picture(file)
-    assert np.array_equal(picture.rgb, RGB) and picture.rgb.dtype == np.uint8
-    assert picture.alpha is None and not picture.gray and picture.converted is None
+    decoded = read_image(file)
+    assert np.array_equal(decoded.rgb, RGB) and decoded.rgb.dtype == np.uint8
+    assert decoded.alpha is None and not decoded.gray and decoded.converted is None
     assert np.array_equal(read_rgb(file), RGB)
 
 
 def test_grayscale_becomes_three_equal_channels(tmp_path):
     Image.fromarray(GRAY).save(tmp_path / "a.png")
-    picture = read_picture(tmp_path / "a.png")
-    assert np.array_equal(picture.rgb, three(GRAY))
-    assert picture.gray and picture.converted == "grayscale"
+    decoded = read_image(tmp_path / "a.png")
+    assert np.array_equal(decoded.rgb, three(GRAY))
+    assert decoded.gray and decoded.converted == "grayscale"
 
 
 def test_black_and_white_becomes_0_and_255(tmp_path):
     Image.fromarray(GRAY > 127).save(tmp_path / "a.png")
-    picture = read_picture(tmp_path / "a.png")
-    assert np.array_equal(picture.rgb, three(np.where(GRAY > 127, 255, 0)))
-    assert picture.gray and picture.converted == "black-and-white"
+    decoded = read_image(tmp_path / "a.png")
+    assert np.array_equal(decoded.rgb, three(np.where(GRAY > 127, 255, 0)))
+    assert decoded.gray and decoded.converted == "black-and-white"
 
 
 @pytest.mark.parametrize("ending", ["png", "tif", "pgm"])
 def test_16_bit_gray_is_rounded_to_8_bit(tmp_path, ending):
     file = tmp_path / f"a.{ending}"
     cv2.imwrite(str(file), EVERY_16_BIT_VALUE)
-    picture = read_picture(file)
-    assert np.array_equal(picture.rgb, three(rounded(EVERY_16_BIT_VALUE)))
-    assert picture.gray and picture.converted == "16-bit"
+    decoded = read_image(file)
+    assert np.array_equal(decoded.rgb, three(rounded(EVERY_16_BIT_VALUE)))
+    assert decoded.gray and decoded.converted == "16-bit"
 
 
 @pytest.mark.parametrize("ending", ["png", "tif"])
 def test_16_bit_rgb_is_rounded_to_8_bit(tmp_path, ending):
     file = tmp_path / f"a.{ending}"
     cv2.imwrite(str(file), WIDE[:, :, ::-1])
-    picture = read_picture(file)
-    assert np.array_equal(picture.rgb, rounded(WIDE))
-    assert not picture.gray and picture.alpha is None and picture.converted == "16-bit"
+    decoded = read_image(file)
+    assert np.array_equal(decoded.rgb, rounded(WIDE))
+    assert not decoded.gray and decoded.alpha is None and decoded.converted == "16-bit"
 
 
 def test_16_bit_rgb_keeps_its_alpha(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.dstack([WIDE[:, :, ::-1], WIDE[:, :, 0]]))
-    picture = read_picture(tmp_path / "a.png")
-    assert np.array_equal(picture.rgb, rounded(WIDE)) and np.array_equal(picture.alpha, rounded(WIDE[:, :, 0]))
+    decoded = read_image(tmp_path / "a.png")
+    assert np.array_equal(decoded.rgb, rounded(WIDE)) and np.array_equal(decoded.alpha, rounded(WIDE[:, :, 0]))
 
 
 def test_16_bit_gray_with_alpha_stays_gray(tmp_path):
     rows = [row.astype(">u2").tobytes() for row in WIDE[:, :, :2]]
     (tmp_path / "a.png").write_bytes(png(9, 6, 16, 4, rows))
-    picture = read_picture(tmp_path / "a.png")
-    assert np.array_equal(picture.rgb, three(rounded(WIDE[:, :, 0])))
-    assert np.array_equal(picture.alpha, rounded(WIDE[:, :, 1]))
-    assert picture.gray and picture.converted == "16-bit"
+    decoded = read_image(tmp_path / "a.png")
+    assert np.array_equal(decoded.rgb, three(rounded(WIDE[:, :, 0])))
+    assert np.array_equal(decoded.alpha, rounded(WIDE[:, :, 1]))
+    assert decoded.gray and decoded.converted == "16-bit"
 
 
-def test_alpha_is_kept_apart_and_the_colours_under_it_too(tmp_path):
+def test_alpha_is_kept_apart_and_the_colors_under_it_too(tmp_path):
     Image.fromarray(np.dstack([RGB, GRAY])).save(tmp_path / "a.png")
-    picture = read_picture(tmp_path / "a.png")
-    assert np.array_equal(picture.rgb, RGB) and np.array_equal(picture.alpha, GRAY)
-    assert not picture.gray and picture.converted == "alpha"
+    decoded = read_image(tmp_path / "a.png")
+    assert np.array_equal(decoded.rgb, RGB) and np.array_equal(decoded.alpha, GRAY)
+    assert not decoded.gray and decoded.converted == "alpha"
 
 
 def test_gray_with_alpha_stays_gray(tmp_path):
     Image.fromarray(np.dstack([GRAY, RGB[:, :, 1]])).save(tmp_path / "a.png")
-    picture = read_picture(tmp_path / "a.png")
-    assert np.array_equal(picture.rgb, three(GRAY)) and np.array_equal(picture.alpha, RGB[:, :, 1])
-    assert picture.gray and picture.converted == "alpha"
+    decoded = read_image(tmp_path / "a.png")
+    assert np.array_equal(decoded.rgb, three(GRAY)) and np.array_equal(decoded.alpha, RGB[:, :, 1])
+    assert decoded.gray and decoded.converted == "alpha"
 
 
 def test_the_a_of_lab_is_no_alpha(tmp_path):
     Image.new("LAB", (9, 6), (128, 200, 60)).save(tmp_path / "a.tif")
-    picture = read_picture(tmp_path / "a.tif")
-    assert picture.alpha is None and picture.rgb.shape == (6, 9, 3) and picture.converted == "LAB"
+    decoded = read_image(tmp_path / "a.tif")
+    assert decoded.alpha is None and decoded.rgb.shape == (6, 9, 3) and decoded.converted == "LAB"
 
 
 @pytest.mark.parametrize(("mode", "gray"), [("La", True), ("RGBa", False)])
-def test_alpha_that_is_multiplied_into_the_colours_is_kept(mode, gray):
+def test_alpha_that_is_multiplied_into_the_colors_is_kept(mode, gray):
     alpha = np.maximum(GRAY, 1)
     shown = Image.fromarray(np.dstack([GRAY, alpha] if gray else [RGB, alpha]))
-    picture = to_picture(shown.convert(mode))
-    assert np.array_equal(picture.alpha, alpha) and picture.gray == gray
-    assert np.array_equal(picture.rgb, np.asarray(shown.convert(mode).convert(shown.mode).convert("RGB")))
+    decoded = from_pil(shown.convert(mode))
+    assert np.array_equal(decoded.alpha, alpha) and decoded.gray == gray
+    assert np.array_equal(decoded.rgb, np.asarray(shown.convert(mode).convert(shown.mode).convert("RGB")))
 
 
-def palette_picture() -> tuple[Image.Image, np.ndarray]:
-    """A picture of four palette entries and its colours."""
-    colours = np.array([[255, 0, 0], [0, 200, 10], [7, 8, 9], [250, 251, 252]], np.uint8)
+def palette_image() -> tuple[Image.Image, np.ndarray]:
+    """An image of four palette entries and its colors."""
+    colors = np.array([[255, 0, 0], [0, 200, 10], [7, 8, 9], [250, 251, 252]], np.uint8)
     index = RANDOM.integers(0, 4, (6, 9), np.uint8)
     index[0, :4] = range(4)
     image = Image.fromarray(index, "L")
-    image.putpalette(colours.tobytes())
-    return image, colours[index]
+    image.putpalette(colors.tobytes())
+    return image, colors[index]
 
 
-def test_a_palette_becomes_its_colours(tmp_path):
-    image, colours = palette_picture()
+def test_a_palette_becomes_its_colors(tmp_path):
+    image, colors = palette_image()
     image.save(tmp_path / "a.png")
-    picture = read_picture(tmp_path / "a.png")
-    assert np.array_equal(picture.rgb, colours)
-    assert picture.alpha is None and picture.converted == "palette"
+    decoded = read_image(tmp_path / "a.png")
+    assert np.array_equal(decoded.rgb, colors)
+    assert decoded.alpha is None and decoded.converted == "palette"
 
 
-def test_a_palette_with_a_transparent_colour_gives_alpha(tmp_path):
-    image, colours = palette_picture()
+def test_a_palette_with_a_transparent_color_gives_alpha(tmp_path):
+    image, colors = palette_image()
     image.save(tmp_path / "a.png", transparency=2)
-    picture = read_picture(tmp_path / "a.png")
-    assert np.array_equal(picture.rgb, colours)
-    assert np.array_equal(picture.alpha, np.where((colours == [7, 8, 9]).all(2), 0, 255))
-    assert picture.converted == "palette"
+    decoded = read_image(tmp_path / "a.png")
+    assert np.array_equal(decoded.rgb, colors)
+    assert np.array_equal(decoded.alpha, np.where((colors == [7, 8, 9]).all(2), 0, 255))
+    assert decoded.converted == "palette"
 
 
 def test_cmyk_becomes_rgb(tmp_path):
     Image.fromarray(RGB).convert("CMYK").save(tmp_path / "a.tif")
-    picture = read_picture(tmp_path / "a.tif")
-    assert np.array_equal(picture.rgb, RGB) and picture.converted == "CMYK"
+    decoded = read_image(tmp_path / "a.tif")
+    assert np.array_equal(decoded.rgb, RGB) and decoded.converted == "CMYK"
 
 
-@pytest.mark.parametrize("turn", EXIF_TURNS)
-def test_the_exif_turn_is_applied(tmp_path, turn):
-    Image.fromarray(RGB).save(tmp_path / "a.png", exif=turned(turn))
-    assert np.array_equal(read_rgb(tmp_path / "a.png"), EXIF_TURNS[turn](RGB))
+@pytest.mark.parametrize("orientation", EXIF_TRANSFORMS)
+def test_the_exif_orientation_is_applied(tmp_path, orientation):
+    Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif_with(orientation))
+    assert np.array_equal(read_rgb(tmp_path / "a.png"), EXIF_TRANSFORMS[orientation](RGB))
 
 
-@pytest.mark.parametrize("turn", EXIF_TURNS)
+@pytest.mark.parametrize("orientation", EXIF_TRANSFORMS)
 @pytest.mark.parametrize("ending", ["png", "tif"])
-def test_the_exif_turn_of_a_16_bit_picture_is_applied_once(tmp_path, ending, turn):
+def test_the_exif_orientation_of_a_16_bit_image_is_applied_once(tmp_path, ending, orientation):
     gray = WIDE[:, :, 0].copy()
-    Image.fromarray(gray).save(tmp_path / f"a.{ending}", exif=turned(turn))
-    assert np.array_equal(read_rgb(tmp_path / f"a.{ending}"), EXIF_TURNS[turn](three(rounded(gray))))
+    Image.fromarray(gray).save(tmp_path / f"a.{ending}", exif=exif_with(orientation))
+    assert np.array_equal(read_rgb(tmp_path / f"a.{ending}"), EXIF_TRANSFORMS[orientation](three(rounded(gray))))
 
 
-def test_the_exif_turn_is_applied_to_alpha_too(tmp_path):
-    Image.fromarray(np.dstack([RGB, GRAY])).save(tmp_path / "a.png", exif=turned(6))
-    assert np.array_equal(read_picture(tmp_path / "a.png").alpha, EXIF_TURNS[6](GRAY))
+def test_the_exif_orientation_is_applied_to_alpha_too(tmp_path):
+    Image.fromarray(np.dstack([RGB, GRAY])).save(tmp_path / "a.png", exif=exif_with(6))
+    assert np.array_equal(read_image(tmp_path / "a.png").alpha, EXIF_TRANSFORMS[6](GRAY))
 
 
 def test_conversions_are_told_in_one_line(tmp_path):
     for name in ("a", "b", "c", "d"):
         Image.fromarray(GRAY).save(tmp_path / f"{name}.png")
     Image.fromarray(RGB).save(tmp_path / "e.png")
-    palette_picture()[0].save(tmp_path / "f.png")
-    note = say_conversions((file.name, read_picture(file)) for file in list_images(tmp_path))
+    palette_image()[0].save(tmp_path / "f.png")
+    note = conversion_summary((file.name, read_image(file)) for file in list_images(tmp_path))
     assert note == "converted to 8-bit RGB: 4 grayscale, 1 palette (a.png, b.png, c.png, ...)"
 
 
 def test_nothing_is_told_where_nothing_was_converted():
-    assert say_conversions([]) is None
+    assert conversion_summary([]) is None
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def test_nothing_is_told_where_nothing_was_converted():
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"gone\.png: no such file"):
-        read_picture(tmp_path / "gone.png")
+        read_image(tmp_path / "gone.png")
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "bmp", "tif", "webp", "ppm"])
@@ -223,8 +223,8 @@ def test_a_file_cut_off_is_named(tmp_path, ending, share):
     whole, cut = tmp_path / f"whole.{ending}", tmp_path / f"cut.{ending}"
     Image.fromarray(np.tile(RGB, (8, 8, 1))).save(whole)
     cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * share)])
-    with pytest.raises(InputError, match=rf"cut\.{ending} is not a readable picture"):
-        read_picture(cut)
+    with pytest.raises(InputError, match=rf"cut\.{ending} is not a readable image"):
+        read_image(cut)
 
 
 @pytest.mark.parametrize("ending", ["png", "tif", "pgm"])
@@ -234,20 +234,20 @@ def test_a_16_bit_file_cut_off_is_named_and_no_decoder_adds_lines_of_its_own(tmp
     cv2.imwrite(str(whole), np.tile(WIDE[:, :, 0], (8, 8)))
     cut.write_bytes(whole.read_bytes()[:-20])
     with pytest.raises(InputError, match=rf"cut\.{ending} is not a readable"):
-        read_picture(cut)
+        read_image(cut)
     assert capfd.readouterr().err == ""
 
 
-def test_a_file_that_is_no_picture_is_named(tmp_path):
-    (tmp_path / "words.png").write_text("not a picture")
-    with pytest.raises(InputError, match=r"words\.png is not a readable picture"):
-        read_picture(tmp_path / "words.png")
+def test_a_file_that_is_no_image_is_named(tmp_path):
+    (tmp_path / "words.png").write_text("not an image")
+    with pytest.raises(InputError, match=r"words\.png is not a readable image"):
+        read_image(tmp_path / "words.png")
 
 
 def test_32_bit_pixels_are_refused(tmp_path):
     Image.fromarray(RGB[:, :, 0].astype(np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(InputError, match=r"a\.tif has 32-bit pixels"):
-        read_picture(tmp_path / "a.tif")
+        read_image(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("depth", [8, 16])
@@ -259,20 +259,20 @@ def test_a_header_of_30000x30000_pixels_is_refused_before_decoding(tmp_path, dep
     monkeypatch.setattr(Image.core, "new", decode)
     monkeypatch.setattr(cv2, "imdecode", decode)
     with pytest.raises(InputError, match=r"a\.png says it is 30000x30000: more than 256 megapixels are refused"):
-        read_picture(tmp_path / "a.png")
+        read_image(tmp_path / "a.png")
 
 
 # --- folders ----------------------------------------------------------------------------------------------------------
 
 
-def test_pictures_are_listed_in_file_name_order_without_hidden_and_other_files(tmp_path):
+def test_images_are_listed_in_file_name_order_without_hidden_and_other_files(tmp_path):
     for name in ("b.PNG", "a.jpg", "10.tif", "9.webp", ".hidden.png", "notes.txt"):
         (tmp_path / name).touch()
     assert [file.name for file in list_images(tmp_path)] == ["10.tif", "9.webp", "a.jpg", "b.PNG"]
 
 
 def test_an_empty_folder_is_named(tmp_path):
-    with pytest.raises(InputError, match="holds no pictures"):
+    with pytest.raises(InputError, match="holds no images"):
         list_images(tmp_path)
 
 
@@ -292,10 +292,10 @@ def test_what_is_written_is_read_back(tmp_path, image):
 
 @pytest.fixture(params=[OSError("No space left on device"), KeyboardInterrupt()], ids=["disk full", "Ctrl-C"])
 def failing_save(request, monkeypatch):
-    """Saving a picture writes some bytes and then fails with this exception."""
+    """Saving an image writes some bytes and then fails with this exception."""
 
     def save(_image, file, **_options):
-        file.write_bytes(b"half a picture")
+        file.write_bytes(b"half an image")
         raise request.param
 
     monkeypatch.setattr(Image.Image, "save", save)

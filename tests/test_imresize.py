@@ -6,10 +6,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from conftest import GOLDEN
-from direct_resize import resized_directly
 from PIL import Image
+from reference_resize import reference_resize
 
-from dataset.imresize import EDGES, imresize
+from dataset.imresize import PADDING_MODES, imresize
 
 RANDOM = np.random.default_rng(0)
 SCALES = [Fraction(1, 2), Fraction(1, 3), Fraction(1, 4), Fraction(3, 4), 0.37, 1, 1.5, 2, 3, 4]
@@ -33,27 +33,27 @@ def test_the_published_lr_image_is_made_bit_for_bit(scale, hr_scale):
 # --- the formula --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("edge", EDGES)
+@pytest.mark.parametrize("padding", PADDING_MODES)
 @pytest.mark.parametrize("scale", SCALES, ids=str)
 @pytest.mark.parametrize("size", [(7, 5), (4, 9), (13, 1), (2, 3)], ids=str)
-def test_floats_follow_the_formula_down_and_up(size, scale, edge):
+def test_floats_follow_the_formula_down_and_up(size, scale, padding):
     image = RANDOM.random((*size, 3))
-    expected = resized_directly(resized_directly(image, scale, edge).swapaxes(0, 1), scale, edge).swapaxes(0, 1)
-    result = imresize(image, scale, edge)
+    expected = reference_resize(reference_resize(image, scale, padding).swapaxes(0, 1), scale, padding).swapaxes(0, 1)
+    result = imresize(image, scale, padding)
     assert result.shape == expected.shape
     np.testing.assert_allclose(result, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("edge", EDGES)
+@pytest.mark.parametrize("padding", PADDING_MODES)
 @pytest.mark.parametrize("scale", [Fraction(1, 2), Fraction(1, 4), 2, 4], ids=str)
-def test_uint8_is_rounded_after_the_rows_and_after_the_columns(scale, edge):
+def test_uint8_is_rounded_after_the_rows_and_after_the_columns(scale, padding):
     image = RANDOM.choice(np.array([0, 1, 90, 254, 255], np.uint8), (11, 9, 3))
-    rows = rounded(resized_directly(image, scale, edge))
-    expected = rounded(resized_directly(rows.swapaxes(0, 1), scale, edge)).swapaxes(0, 1)
-    result = imresize(image, scale, edge)
+    rows = rounded(reference_resize(image, scale, padding))
+    expected = rounded(reference_resize(rows.swapaxes(0, 1), scale, padding)).swapaxes(0, 1)
+    result = imresize(image, scale, padding)
     assert result.dtype == np.uint8
     assert np.array_equal(result, expected)
-    once = rounded(imresize(image.astype(np.float64), scale, edge))
+    once = rounded(imresize(image.astype(np.float64), scale, padding))
     assert not np.array_equal(result, once)  # so the rounding between the passes was put to the test
 
 
@@ -62,41 +62,41 @@ def test_halves_are_rounded_up():
     assert imresize(image, Fraction(1, 2)).tolist() == [[1]]
 
 
-# --- edges --------------------------------------------------------------------------------------------------------------
+# --- padding -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scale", [Fraction(1, 2), Fraction(1, 3), Fraction(1, 4)], ids=str)
-def test_shrinking_the_edge_rules_differ_in_the_outermost_two_pixels_only(scale):
+def test_shrinking_the_paddings_differ_in_the_outermost_two_pixels_only(scale):
     image = RANDOM.random((50, 45))
-    clamp, mirror = (imresize(image, scale, edge) for edge in ("clamp", "mirror"))
-    assert np.array_equal(clamp[2:-2, 2:-2], mirror[2:-2, 2:-2])
+    replicate, symmetric = (imresize(image, scale, padding) for padding in ("replicate", "symmetric"))
+    assert np.array_equal(replicate[2:-2, 2:-2], symmetric[2:-2, 2:-2])
     for outer in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
-        assert (clamp[outer] != mirror[outer]).any()
+        assert (replicate[outer] != symmetric[outer]).any()
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_enlarging_the_edge_rules_differ_within_two_pixels_of_the_border_only(scale):
+def test_enlarging_the_paddings_differ_within_two_pixels_of_the_border_only(scale):
     image = RANDOM.random((12, 10))
-    clamp, mirror = (imresize(image, scale, edge) for edge in ("clamp", "mirror"))
+    replicate, symmetric = (imresize(image, scale, padding) for padding in ("replicate", "symmetric"))
     inner = np.s_[2 * scale : -2 * scale, 2 * scale : -2 * scale]
-    assert np.array_equal(clamp[inner], mirror[inner])
-    assert not np.array_equal(clamp, mirror)
+    assert np.array_equal(replicate[inner], symmetric[inner])
+    assert not np.array_equal(replicate, symmetric)
 
 
-def test_edges_are_clamped_unless_asked():
+def test_padding_is_replicate_unless_asked():
     image = RANDOM.random((9, 9))
-    assert np.array_equal(imresize(image, 0.5), imresize(image, 0.5, "clamp"))
+    assert np.array_equal(imresize(image, 0.5), imresize(image, 0.5, "replicate"))
 
 
 # --- shapes and types -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("edge", EDGES)
+@pytest.mark.parametrize("padding", PADDING_MODES)
 @pytest.mark.parametrize("scale", SCALES, ids=str)
-def test_a_constant_stays_constant_down_to_one_pixel(scale, edge):
+def test_a_constant_stays_constant_down_to_one_pixel(scale, padding):
     for size in [(1, 1), (1, 6), (5, 1), (8, 7)]:
         image = np.full((*size, 3), 201, np.uint8)
-        result = imresize(image, scale, edge)
+        result = imresize(image, scale, padding)
         assert result.shape == (math.ceil(size[0] * scale), math.ceil(size[1] * scale), 3)
         assert (result == 201).all()
 
@@ -177,6 +177,6 @@ def test_empty_images_and_other_shapes_are_refused(shape):
         imresize(np.zeros(shape), 2)
 
 
-def test_an_unknown_edge_rule_is_refused():
-    with pytest.raises(ValueError, match="edge must be one of"):
+def test_an_unknown_padding_is_refused():
+    with pytest.raises(ValueError, match="padding must be one of"):
         imresize(np.zeros((4, 4)), 2, "wrap")

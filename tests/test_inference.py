@@ -1,4 +1,4 @@
-"""Upscaling: tiles join to the whole image, the self-ensemble is the mean of eight, misfits are clear errors."""
+"""Upscaling: tiles join to the whole image, the self-ensemble is the mean of eight, misuse is a clear error."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from conftest import difference, photograph
+from conftest import difference, sample_image
 from torch import nn
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from common.errors import InputError
-from evaluation import tiles
-from evaluation.inference import BicubicUpscaler, NetworkUpscaler
-from evaluation.metrics import to_uint8
-from evaluation.tiles import receptive_field
+from inference import tiling
+from inference.tiling import receptive_field
+from inference.upscaler import BicubicUpscaler, NetworkUpscaler, to_uint8
 from model.cfsrcnn import CFSRCNN
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -50,7 +49,7 @@ def both_ways(net: nn.Module, scale: int, lr: np.ndarray, tile: int | str) -> tu
     ],
 )
 def test_tiles_join_to_the_whole_image(net_at, kind, scale, tile, height, width):
-    lr = photograph("astronaut.png", height, width)
+    lr = sample_image("astronaut.png", height, width)
     tiled, whole = both_ways(net_at(kind), scale, lr, tile)
     assert tiled.shape == (height * scale, width * scale, 3) and tiled.dtype == np.float32
     assert difference(tiled, whole) < 1e-5
@@ -58,24 +57,24 @@ def test_tiles_join_to_the_whole_image(net_at, kind, scale, tile, height, width)
 
 
 def test_a_halo_one_pixel_short_would_show(net_at, monkeypatch):
-    found = tiles.reach
-    monkeypatch.setattr(tiles, "reach", lambda *args: found(*args) - 1)
-    tiled, whole = both_ways(net_at("x2"), 2, photograph("astronaut.png", 19, 75), 16)
+    found = tiling.receptive_field_radius
+    monkeypatch.setattr(tiling, "receptive_field_radius", lambda *args: found(*args) - 1)
+    tiled, whole = both_ways(net_at("x2"), 2, sample_image("astronaut.png", 19, 75), 16)
     assert not np.array_equal(tiled, whole)
 
 
 def test_an_image_within_one_tile_is_not_cut(net_at, monkeypatch):
-    monkeypatch.setattr(tiles, "reach", lambda *args: pytest.fail("no halo is needed"))
+    monkeypatch.setattr(tiling, "receptive_field_radius", lambda *args: pytest.fail("no halo is needed"))
     for tile in (20, "auto", "off"):
-        assert NetworkUpscaler(net_at("x2"), 2, tile=tile)(photograph("coffee.png", 12, 20)).shape == (24, 40, 3)
+        assert NetworkUpscaler(net_at("x2"), 2, tile=tile)(sample_image("coffee.png", 12, 20)).shape == (24, 40, 3)
 
 
 @pytest.mark.parametrize("scale", [2, 4])
 def test_automatic_tiles_join_when_memory_is_short(net_at, monkeypatch, scale):
     """Tiles of 64 LR pixels for the first stage, and within them of 16 for the second."""
-    monkeypatch.setattr(tiles, "CPU_BUDGET", 1)
-    monkeypatch.setattr(tiles, "REFINE_SIDE", 16 * scale)
-    tiled, whole = both_ways(net_at(f"x{scale}"), scale, photograph("astronaut.png", 40, 70), "auto")
+    monkeypatch.setattr(tiling, "CPU_BUDGET", 1)
+    monkeypatch.setattr(tiling, "REFINE_SIDE", 16 * scale)
+    tiled, whole = both_ways(net_at(f"x{scale}"), scale, sample_image("astronaut.png", 40, 70), "auto")
     assert difference(tiled, whole) < 1e-5
     assert np.array_equal(to_uint8(tiled), to_uint8(whole))
 
@@ -84,12 +83,12 @@ def test_automatic_tiles_join_when_memory_is_short(net_at, monkeypatch, scale):
 def test_tiles_in_batches_join_to_the_whole_image(net_at, monkeypatch, tile, height, width):
     """As on a GPU, where small tiles go through both stages several at once."""
     net, batches = net_at("x2"), []
-    monkeypatch.setattr(tiles, "BATCHING", ("cpu",))
-    monkeypatch.setattr(tiles, "CPU_BUDGET", 100 << 20)
+    monkeypatch.setattr(tiling, "BATCHING", ("cpu",))
+    monkeypatch.setattr(tiling, "CPU_BUDGET", 100 << 20)
     watched = [
         part.register_forward_pre_hook(lambda _, args: batches.append(len(args[0]))) for part in (net.eb, net.frb)
     ]
-    lr = photograph("astronaut.png", height, width)
+    lr = sample_image("astronaut.png", height, width)
     tiled = NetworkUpscaler(net, 2, tile=tile).to_float(lr)
     for hook in watched:
         hook.remove()
@@ -116,7 +115,7 @@ def test_the_receptive_field_is_found_whatever_its_form():
 
 
 def test_any_networks_tiles_join():
-    lr = photograph("chelsea.png", 33, 150)
+    lr = sample_image("chelsea.png", 33, 150)
     for left in (5, 70):
         tiled, whole = both_ways(LookLeft(left), 3, lr, 16)
         assert np.array_equal(tiled, whole)
@@ -147,13 +146,13 @@ class Forgetting(nn.Module):
 
 def test_the_maps_of_a_tile_are_gone_before_the_next_ones_are_made():
     net = Forgetting()
-    NetworkUpscaler(net, 2, tile=40)(photograph("chelsea.png", 40, 120))
+    NetworkUpscaler(net, 2, tile=40)(sample_image("chelsea.png", 40, 120))
     assert net.alive == [0, 0, 0]
 
 
 def test_all_tiles_are_of_one_size_and_none_is_a_small_rest():
     net = Forgetting()
-    NetworkUpscaler(net, 2, tile=100)(photograph("chelsea.png", 102, 205))
+    NetworkUpscaler(net, 2, tile=100)(sample_image("chelsea.png", 102, 205))
     assert net.shapes == [(1, 3, 51, 69)] * 6  # 102 = 51 + 51, and 205 = 69 + 69 + 67, where the last takes 2 more
 
 
@@ -165,8 +164,8 @@ class MinusMean(nn.Module):
 
 
 def test_a_network_that_sees_the_whole_image_is_refused_with_tiles_and_works_without():
-    lr = photograph("rocket.jpg", 20, 40)
-    with pytest.raises(InputError, match=r"sees the whole image at once, .* use --tile off"):
+    lr = sample_image("rocket.jpg", 20, 40)
+    with pytest.raises(InputError, match=r"receptive field covers the whole image, .* use --tile off"):
         NetworkUpscaler(MinusMean(), 2, tile=16)(lr)
     sr = NetworkUpscaler(MinusMean(), 2, tile="off").to_float(lr)
     expected = np.repeat(np.repeat(lr / 255 - (lr / 255).mean((0, 1)), 2, 0), 2, 1)
@@ -176,34 +175,34 @@ def test_a_network_that_sees_the_whole_image_is_refused_with_tiles_and_works_wit
 # --- self-ensemble --------------------------------------------------------------------------------------------------
 
 
-def turns(image: np.ndarray) -> list[np.ndarray]:
-    """The image in its 8 positions: four quarter turns, each also mirrored."""
+def dihedral(image: np.ndarray) -> list[np.ndarray]:
+    """The 8 dihedral transforms of an image: four rotations by 90 degrees, each also flipped."""
     return [np.rot90(each, quarters).copy() for each in (image, image[:, ::-1]) for quarters in range(4)]
 
 
-def turns_back(images: list[np.ndarray]) -> list[np.ndarray]:
+def undo_dihedral(images: list[np.ndarray]) -> list[np.ndarray]:
     back = [np.rot90(image, -(number % 4)) for number, image in enumerate(images)]
     return back[:4] + [image[:, ::-1] for image in back[4:]]
 
 
-def test_the_self_ensemble_is_the_mean_over_eight_turned_passes(net_at):
-    lr = photograph("astronaut.png", 9, 14)
+def test_the_self_ensemble_is_the_mean_over_eight_dihedral_transforms(net_at):
+    lr = sample_image("astronaut.png", 9, 14)
     one, ensemble = NetworkUpscaler(net_at("x2"), 2), NetworkUpscaler(net_at("x2"), 2, self_ensemble=True)
-    eight = turns_back([one.to_float(each) for each in turns(lr)])
+    eight = undo_dihedral([one.to_float(each) for each in dihedral(lr)])
     assert difference(ensemble.to_float(lr), np.mean(eight, 0)) < 1e-5
     assert difference(eight[0], eight[3]) > 1e-2  # or else the mean would show nothing
 
 
-def test_the_self_ensemble_turns_with_its_input(net_at):
-    lr = photograph("astronaut.png", 9, 14)
+def test_the_self_ensemble_commutes_with_dihedral_transforms(net_at):
+    lr = sample_image("astronaut.png", 9, 14)
     ensemble = NetworkUpscaler(net_at("x2"), 2, self_ensemble=True)
     upright = ensemble.to_float(lr)
-    for turned in turns_back([ensemble.to_float(each) for each in turns(lr)]):
+    for turned in undo_dihedral([ensemble.to_float(each) for each in dihedral(lr)]):
         assert difference(turned, upright) < 1e-5
 
 
 def test_the_self_ensemble_takes_tiles():
-    lr = photograph("astronaut.png", 19, 40)
+    lr = sample_image("astronaut.png", 19, 40)
     plain, tiled = (NetworkUpscaler(LookLeft(3), 2, tile=tile, self_ensemble=True).to_float(lr) for tile in ("off", 16))
     assert np.array_equal(plain, tiled)
 
@@ -221,17 +220,17 @@ class Same(nn.Module):
 @pytest.mark.parametrize("tile", ["off", 16])
 def test_an_output_of_the_wrong_size_is_a_clear_error(tile):
     with pytest.raises(InputError, match=r"not \(1, 3, \d+, 60\): wrong --scale\?"):
-        NetworkUpscaler(Same(), 3, tile=tile)(photograph("coffee.png", 12, 20))
+        NetworkUpscaler(Same(), 3, tile=tile)(sample_image("coffee.png", 12, 20))
 
 
 def test_bf16_runs_on_the_cpu_and_is_close(net_at):
-    lr = photograph("astronaut.png", 12, 20)
+    lr = sample_image("astronaut.png", 12, 20)
     exact, short = (NetworkUpscaler(net_at("x2"), 2, precision=each).to_float(lr) for each in ("fp32", "bf16"))
     assert short.dtype == np.float32 and 1e-6 < difference(short, exact) < 0.05
 
 
 def test_the_output_is_uint8_by_the_protocol(net_at):
-    lr = photograph("astronaut.png", 12, 20)
+    lr = sample_image("astronaut.png", 12, 20)
     sr = NetworkUpscaler(net_at("x2"), 2).to_float(lr)
     for protocol in ("paper", "rounded"):
         result = NetworkUpscaler(net_at("x2"), 2, protocol=protocol)(lr)
@@ -240,13 +239,13 @@ def test_the_output_is_uint8_by_the_protocol(net_at):
 
 
 def test_an_image_that_numpy_only_views_is_taken_and_left_as_it_is(net_at):
-    lr = photograph("astronaut.png", 12, 20)
+    lr = sample_image("astronaut.png", 12, 20)
     upscale, view = NetworkUpscaler(net_at("x2"), 2), lr[::-1, ::-1]
     view.flags.writeable = False
     assert np.array_equal(upscale(view), upscale(view.copy())) and np.array_equal(view[::-1, ::-1], lr)
 
 
-def test_both_upscalers_have_one_face():
-    lr = photograph("coffee.png", 5, 7)
+def test_both_upscalers_have_the_same_interface():
+    lr = sample_image("coffee.png", 5, 7)
     for upscale in (BicubicUpscaler(3), NetworkUpscaler(CFSRCNN(3), 3)):
         assert upscale.scale == 3 and upscale(lr).shape == (15, 21, 3) and upscale(lr).dtype == np.uint8

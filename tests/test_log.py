@@ -1,4 +1,4 @@
-"""What a run writes down of itself: after a resume no step twice and none missing; what others wrote there stays."""
+"""The log of a run: after a resume no step is there twice and none missing; lines of others stay."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.kill import board_of, log_of
-from evaluation.inference import NetworkUpscaler
-from model.checkpoint import read_state
+from inference.upscaler import NetworkUpscaler
+from model.checkpoint import read_state_dict
 from solver import Solver
+from tests.stress.crash_recovery import board_of, log_of
 from training.log import TrainingLog
-from training.run_state import RunState
+from training.state import TrainingState
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = ["--patch_size", 8, "--batch_size", 2, "--init", "identity", "--device", "cpu", "--print_interval", 1]
@@ -47,8 +47,8 @@ def test_after_sigterm_no_step_stands_twice_and_none_is_missing(train, tmp_path,
     assert logged(tmp_path / "run") == [step for step, _ in board_of(tmp_path / "run")["loss"]] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_stop_while_the_test_set_is_measured_loses_no_line(train, pictures, tmp_path, monkeypatch):
-    flags = ["--max_steps", 4, "--print_interval", 2, "--val_data_dir", pictures]
+def test_a_stop_while_the_test_set_is_measured_loses_no_line(train, image_folder, tmp_path, monkeypatch):
+    flags = ["--max_steps", 4, "--print_interval", 2, "--val_data_dir", image_folder]
     assert train(*flags, "--ckpt_dir", tmp_path / "whole").code == 0
     measured, upscale = [], NetworkUpscaler.__call__
 
@@ -68,15 +68,15 @@ def test_a_stop_while_the_test_set_is_measured_loses_no_line(train, pictures, tm
         assert train(*flags, "--max_steps", step, "--resume").code == 0
     assert log_of(tmp_path / "run") == log_of(tmp_path / "whole")
     assert board_of(tmp_path / "run") == board_of(tmp_path / "whole")
-    weights = [read_state(tmp_path / name / "cfsrcnn_4.pth") for name in ("run", "whole")]
+    weights = [read_state_dict(tmp_path / name / "cfsrcnn_4.pth") for name in ("run", "whole")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
 
 
 def test_steps_written_after_the_last_state_are_replaced(train, tmp_path, monkeypatch):
     """As after a kill between a line of the log and the state that belongs to it."""
-    save = RunState.save
+    save = TrainingState.save
     monkeypatch.setattr(
-        RunState, "save", lambda self, counters, *rest: counters["step"] > 2 or save(self, counters, *rest)
+        TrainingState, "save", lambda self, counters, *rest: counters["step"] > 2 or save(self, counters, *rest)
     )
     assert train("--max_steps", 5).code == 0
     monkeypatch.undo()

@@ -1,16 +1,16 @@
-"""The optimiser for short runs: what a step is, against PyTorch's own Muon, and which weights get it."""
+"""Muon: its step against PyTorch's own Muon, and which weights get it."""
 
 import pytest
 import torch
 
-from model import build_net
-from training.muon import Muon, MuonAndAdam, orthogonal
+from model import create_model
+from training.muon import Muon, MuonWithAuxAdam, newton_schulz
 
 
 @pytest.mark.parametrize("shape", [(64, 576), (64, 128), (256, 64)])
 def test_updates_are_nearly_orthogonal(shape):
     torch.manual_seed(0)
-    values = torch.linalg.svdvals(orthogonal(torch.randn(3, *shape)))
+    values = torch.linalg.svdvals(newton_schulz(torch.randn(3, *shape)))
     assert values.min() > 0.6 and values.max() < 1.3
 
 
@@ -32,8 +32,8 @@ def test_steps_are_those_of_pytorchs_muon_on_the_flattened_weights():
 
 
 def test_convolutions_from_and_to_rgb_and_biases_are_adams():
-    net = build_net("cfsrcnn", 2)
-    optimizer = MuonAndAdam([weight for weight in net.parameters() if weight.requires_grad], 1e-3)
+    net = create_model("cfsrcnn", 2)
+    optimizer = MuonWithAuxAdam([weight for weight in net.parameters() if weight.requires_grad], 1e-3)
     adams = [weight for group in optimizer.parts["adam"].param_groups for weight in group["params"]]
     assert {tuple(weight.shape) for weight in adams} == {(64, 3, 3, 3), (3, 64, 3, 3), (256,)}
 

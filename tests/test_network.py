@@ -11,7 +11,7 @@ from conftest import GOLDEN, difference
 from torch import nn
 
 from common.errors import InputError
-from evaluation.tiles import receptive_field
+from inference.tiling import receptive_field
 from model.cfsrcnn import CB, CFSRCNN, Net
 from model.ops import FP32Conv2d, MeanShift
 
@@ -74,7 +74,7 @@ def test_the_mean_shift_is_frozen_and_undoes_itself():
 
 
 @pytest.mark.parametrize(("kind", "scale"), KINDS)
-def test_the_merged_upsampler_equals_the_drawn_one(golden_net, golden, monkeypatch, kind, scale):
+def test_the_merged_upsampler_equals_the_reference(golden_net, golden, monkeypatch, kind, scale):
     net, results = golden_net(kind), []
     for merge in (True, False):
         monkeypatch.setattr(CB, "merge", merge)
@@ -84,7 +84,7 @@ def test_the_merged_upsampler_equals_the_drawn_one(golden_net, golden, monkeypat
 
 
 @pytest.mark.parametrize(("kind", "scale"), KINDS)
-def test_the_merged_upsampler_has_the_drawn_ones_gradients(golden_net, golden, monkeypatch, kind, scale):
+def test_the_merged_upsampler_has_the_gradients_of_the_reference(golden_net, golden, monkeypatch, kind, scale):
     net, lr = golden_net(kind).double(), golden["x2_input"][:1].double()  # or else rounding turns ReLUs over
     gradients = []
     for merge in (True, False):
@@ -92,9 +92,9 @@ def test_the_merged_upsampler_has_the_drawn_ones_gradients(golden_net, golden, m
         net.zero_grad()
         net(lr, scale).square().mean().backward()
         gradients.append({name: each.grad for name, each in net.named_parameters() if each.grad is not None})
-    merged, drawn = gradients
-    assert merged.keys() == drawn.keys() and len(drawn) == (49 if scale == 4 else 47)
-    for name, gradient in drawn.items():
+    merged, reference = gradients
+    assert merged.keys() == reference.keys() and len(reference) == (49 if scale == 4 else 47)
+    for name, gradient in reference.items():
         assert difference(merged[name], gradient) < 1e-9, name
 
 
@@ -163,7 +163,7 @@ def test_other_scales_are_refused(scale):
         CFSRCNN(scale)
 
 
-def test_groups_are_refused(refused, tmp_path):
+def test_groups_are_refused(expect_error, tmp_path):
     with pytest.raises(InputError, match="no grouped convolutions"):
         Net(scale=2, multi_scale=False, group=2)
-    refused("--group 2 must be 1", "train.py", "--group", 2, "--ckpt_dir", tmp_path, "--device", "cpu")
+    expect_error("--group 2 must be 1", "train.py", "--group", 2, "--ckpt_dir", tmp_path, "--device", "cpu")

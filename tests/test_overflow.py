@@ -1,4 +1,4 @@
-"""SR values that are not finite never become a picture: the image is computed again in fp32, or the file is named."""
+"""SR values that are not finite never become an image: the image is computed again in fp32, or the file is named."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import photograph
+from conftest import sample_image
 from PIL import Image
 from torch import nn
 
 import model
+from common.device import is_installed
 from common.errors import InputError
-from common.optional import is_installed
-from evaluation import backends
-from evaluation.inference import NetworkUpscaler
-from evaluation.pretrained import Pretrained
+from inference import backends
+from inference.api import SRModel
+from inference.upscaler import NetworkUpscaler
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-BRIGHT = photograph("coffee.png", 20, 24) | 128
+BRIGHT = sample_image("coffee.png", 20, 24) | 128
 DARK = BRIGHT // 200
 FP16, BF16 = 1e5, 3.395e38  # finite in fp32; infinite in fp16, and rounded up to infinity in bf16
 
@@ -49,7 +49,7 @@ def repeated(lr: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("tile", [16, "off"])
 @pytest.mark.parametrize("self_ensemble", [False, True])
-def test_an_image_that_overflows_is_computed_again_and_that_is_said_once(capsys, self_ensemble, tile):
+def test_an_image_that_overflows_is_computed_again_and_that_is_reported_once(capsys, self_ensemble, tile):
     upscale = NetworkUpscaler(Loud(FP16), 2, "cpu", "fp16", tile, "rounded", self_ensemble)
     assert np.array_equal(upscale(DARK), repeated(DARK)) and not capsys.readouterr().err
     for _ in range(2):
@@ -62,7 +62,7 @@ def test_an_image_that_overflows_is_computed_again_and_that_is_said_once(capsys,
 
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
 def test_bf16_too_in_each_backend(capsys, backend):
-    if backend != "torch" and not is_installed(*backends.ENGINES[backend].packages):
+    if backend != "torch" and not is_installed(*backends.RUNTIMES[backend].packages):
         pytest.skip(f"no {backend}: pip install -r requirements-backends.txt")
     upscale = NetworkUpscaler(Loud(BF16), 2, precision="bf16", protocol="rounded", backend=backend)
     assert np.array_equal(upscale(BRIGHT | 255), repeated(BRIGHT | 255))
@@ -77,13 +77,13 @@ def loud_model(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "model.loud", sys.modules[__name__])
     monkeypatch.setattr(sys.modules[__name__], "Net", lambda **_: made(FP16), raising=False)
     torch.save(Loud(FP16).state_dict(), tmp_path / "loud.pth")
-    words = ["tcw_sample.py", "--model", "loud", "--ckpt_path", tmp_path / "loud.pth", "--scale", 2, "--device", "cpu"]
+    argv = ["tcw_sample.py", "--model", "loud", "--ckpt_path", tmp_path / "loud.pth", "--scale", 2, "--device", "cpu"]
 
     def spoil() -> None:
         nonlocal made
         made = Broken
 
-    return [*words, "--sample_dir", tmp_path / "out"], spoil
+    return [*argv, "--sample_dir", tmp_path / "out"], spoil
 
 
 @pytest.fixture
@@ -95,26 +95,26 @@ def folder(tmp_path):
 
 
 def test_the_commands_go_on_in_fp32_and_say_so_once(command, loud_model, folder, tmp_path):
-    words, _ = loud_model
-    outcome = command(*words, "--precision", "fp16", "--input", folder)
+    argv, _ = loud_model
+    outcome = command(*argv, "--precision", "fp16", "--input", folder)
     assert outcome.code == 0 and outcome.err.count("not finite") == 1, outcome
     made = np.asarray(Image.open(tmp_path / "out/1_x2.png"))
     assert np.array_equal(made, repeated(np.tile(BRIGHT, (2, 2, 1))))
-    outcome = command(*words, "--precision", "fp16", "--test_data_dir", folder)
+    outcome = command(*argv, "--precision", "fp16", "--test_data_dir", folder)
     assert outcome.code == 0 and outcome.err.count("not finite") == 1, outcome
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
-def test_where_fp32_is_not_enough_the_file_is_named(refused, loud_model, folder, precision):
-    words, spoil = loud_model
+def test_where_fp32_is_not_enough_the_file_is_named(expect_error, loud_model, folder, precision):
+    argv, spoil = loud_model
     spoil()
     for kind in ("--input", "--test_data_dir"):
-        line = refused("the network's output is not finite in fp32", *words, "--precision", precision, kind, folder)
+        line = expect_error("the network's output is not finite in fp32", *argv, "--precision", precision, kind, folder)
         assert line.startswith(f"error: {folder / '0.png'}: ")
 
 
 def test_from_python_too(capsys):
-    assert np.array_equal(Pretrained(Loud(FP16), 2, "cpu", "fp16").upscale(BRIGHT), repeated(BRIGHT))
+    assert np.array_equal(SRModel(Loud(FP16), 2, "cpu", "fp16").upscale(BRIGHT), repeated(BRIGHT))
     assert capsys.readouterr().err.count("not finite in fp16") == 1
     with pytest.raises(InputError, match="not finite in fp32"):
-        Pretrained(Broken(FP16), 2, "cpu", "bf16").upscale(BRIGHT)
+        SRModel(Broken(FP16), 2, "cpu", "bf16").upscale(BRIGHT)

@@ -8,12 +8,12 @@ from html import unescape
 import pytest
 from conftest import open_page
 
-from evaluation import published
-from evaluation.inventory import SETS
-from evaluation.kept import Figures
-from evaluation.page import HEAD, readable
-from evaluation.paper_tables import MeasuredRow, overview_table, quality_table, runtime_table
-from evaluation.tables_html import TEMPLATE, write_page
+from evaluation.cache import MeanScores
+from evaluation.page import HEAD, html_number
+from evaluation.paper import paper_results
+from evaluation.paper.discovery import SETS
+from evaluation.paper.paper_tables import MeasuredRow, overview_table, quality_table, runtime_table
+from evaluation.paper.tables_html import TEMPLATE, write_page
 
 NASTY = "</title><script>alert(1)</script>"
 SET5 = SETS[0]
@@ -24,15 +24,15 @@ PSNR = 37.123456789
 def file(tmp_path_factory):
     """Table IV with a row of each kind, one of them nasty, the overview, and Table IX without a row of ours."""
     rows = [
-        MeasuredRow("Bicubic", "Bicubic", {("Set5", 2): Figures(33.64, 0.9292, 5, 0.0)}),
-        MeasuredRow("CFSRCNN", "CFSRCNN", {("Set5", 2): Figures(PSNR, 0.95, 5, 0.0)}),
-        MeasuredRow("CFSRCNN (a)", "CFSRCNN", {("Set5", 2): Figures(PSNR + 1e-5, 0.95, 5, 0.0)}),
-        MeasuredRow(NASTY, None, {("Set5", 2): Figures(float("inf"), 1.0, 5, 0.0)}),
+        MeasuredRow("Bicubic", "Bicubic", {("Set5", 2): MeanScores(33.64, 0.9292, 5, 0.0)}),
+        MeasuredRow("CFSRCNN", "CFSRCNN", {("Set5", 2): MeanScores(PSNR, 0.95, 5, 0.0)}),
+        MeasuredRow("CFSRCNN (a)", "CFSRCNN", {("Set5", 2): MeanScores(PSNR + 1e-5, 0.95, 5, 0.0)}),
+        MeasuredRow(NASTY, None, {("Set5", 2): MeanScores(float("inf"), 1.0, 5, 0.0)}),
     ]
     folder = tmp_path_factory.mktemp("page")
     tables = [
         overview_table(rows[1:]),
-        quality_table(SET5, rows, [SET5.to_get(folder / "<b>")]),
+        quality_table(SET5, rows, [SET5.download_hint(folder / "<b>")]),
         runtime_table(folder / "none.json"),
     ]
     write_page(folder / "report.html", f"Ours & {NASTY}", [f"By `{NASTY}`.", NASTY], tables)
@@ -83,7 +83,7 @@ def test_names_are_text_and_nothing_more(html):
 
 def test_our_rows_are_marked_and_keep_their_unrounded_numbers(html):
     rows = rows_of(html, "table4_set5")
-    assert len(rows) == len(published.quality("Set5")) + 4
+    assert len(rows) == len(paper_results.scores("Set5")) + 4
     assert [row.startswith('<tr class="ours">') for row in rows] == [False] * (len(rows) - 4) + [True] * 4
     assert f'<td data-value="{PSNR}" class="column">37.12/0.9500</td>' in rows[-3]
     assert f'<td data-value="{round(37.12 - 37.79, 2)}" class="column">&minus;0.67</td>' in rows[-3]
@@ -109,7 +109,7 @@ def test_what_is_missing_is_said(html):
     ],
 )
 def test_numbers_read_well(number, html):
-    assert readable(number) == html
+    assert html_number(number) == html
 
 
 def test_in_a_browser_it_loads_silently_and_sorts_each_table_by_itself(chromium, file, html):

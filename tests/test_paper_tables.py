@@ -1,4 +1,4 @@
-"""python -m evaluation.paper: every table in four formats, nothing measured twice, nothing left out silently."""
+"""`python -m evaluation.paper`: every table in four formats, nothing measured twice, nothing left out silently."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ import pytest
 import torch
 from PIL import Image
 
-import evaluation.methods
+import evaluation.paper.methods
+from common.tables import Table, to_latex, to_markdown
+from dataset.benchmark_set import available_scales, open_test_set
 from dataset.images import list_images, read_rgb, write_png
 from dataset.prepare import prepare
-from dataset.testset import open_test_set, scales_of
-from evaluation import complexity, published
-from evaluation.benchmark import evaluate
-from evaluation.inference import BicubicUpscaler, NetworkUpscaler
-from evaluation.inventory import find_checkpoints, find_sets, known_set
-from evaluation.tables import Table, to_latex, to_markdown
+from evaluation import complexity
+from evaluation.evaluate import evaluate
+from evaluation.paper import paper_results
+from evaluation.paper.discovery import find_checkpoints, find_sets, known_set
+from inference.upscaler import BicubicUpscaler, NetworkUpscaler
 from model.cfsrcnn import CFSRCNN
-from model.checkpoint import load_net, save_state
-from model.init import initialise
+from model.checkpoint import load_model, save_state_dict
+from model.init import init_weights
 
 NAMES = ["table4_set5", "table5_set14", "table6_b100", "table7_urban100", "table8_720p"]
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory, pictures) -> Path:
+def shelf(tmp_path_factory, image_folder) -> Path:
     """`data`/Set5: two small photographs at x2. `weights`/x2/cfsrcnn_x2.pth: a network that roughly passes them on."""
     folder = tmp_path_factory.mktemp("shelf")
-    prepare(list_images(pictures)[:2], folder / "data/Set5", [2])
+    prepare(list_images(image_folder)[:2], folder / "data/Set5", [2])
     torch.manual_seed(0)
     net = CFSRCNN(2)
-    initialise(net, "identity")
-    save_state(net.state_dict(), folder / "weights/x2/cfsrcnn_x2.pth")
+    init_weights(net, "identity")
+    save_state_dict(net.state_dict(), folder / "weights/x2/cfsrcnn_x2.pth")
     return folder
 
 
@@ -48,7 +49,7 @@ def counted() -> dict:
 
 
 @pytest.fixture
-def words(shelf, tmp_path, monkeypatch, counted, one_thread):
+def argv(shelf, tmp_path, monkeypatch, counted, one_thread):
     """The command with one row for our network; what does not change from run to run is counted once."""
     monkeypatch.setattr(complexity, "count_all", lambda: counted)
     folders = ["--checkpoints", shelf / "weights", "--data", shelf / "data", "--out", tmp_path / "out"]
@@ -64,7 +65,7 @@ def measured(monkeypatch):
         names.append(kwargs["bar"])
         return evaluate(upscale, test_set, **kwargs)
 
-    monkeypatch.setattr(evaluation.methods, "evaluate", counting)
+    monkeypatch.setattr(evaluation.paper.methods, "evaluate", counting)
     return names
 
 
@@ -72,8 +73,8 @@ def records(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.open()))
 
 
-def test_every_table_is_written_in_four_formats(command, words, tmp_path):
-    outcome = command(*words)
+def test_every_table_is_written_in_four_formats(command, argv, tmp_path):
+    outcome = command(*argv)
     assert outcome.code == 0, outcome.err
     whole, page = ((tmp_path / "out" / name).read_text() for name in ("tables.md", "report.html"))
     for name in (*NAMES, "table9_runtime", "table10_complexity", "overview", "complexity_scales"):
@@ -86,14 +87,14 @@ def test_every_table_is_written_in_four_formats(command, words, tmp_path):
         assert all(latex.count(rule) == 1 for rule in (r"\toprule", r"\bottomrule", r"\end{table}"))
 
 
-def test_our_rows_stand_under_the_papers_with_the_difference(command, words, shelf, tmp_path):
-    outcome = command(*words)
+def test_our_rows_stand_under_the_papers_with_the_difference(command, argv, shelf, tmp_path):
+    outcome = command(*argv)
     rows = records(tmp_path / "out/table4_set5.csv")
-    assert [row["model"] for row in rows] == [*published.quality("Set5"), "Bicubic", "CFSRCNN"]
+    assert [row["model"] for row in rows] == [*paper_results.scores("Set5"), "Bicubic", "CFSRCNN"]
     test_set = open_test_set(shelf / "data/Set5", 2)
-    net = load_net(shelf / "weights/x2/cfsrcnn_x2.pth", scale=2)
+    net = load_model(shelf / "weights/x2/cfsrcnn_x2.pth", scale=2)
     for row, upscale, paper in ((rows[-2], BicubicUpscaler(2), 33.66), (rows[-1], NetworkUpscaler(net, 2), 37.79)):
-        quality = evaluate(upscale, test_set).mean.quality
+        quality = evaluate(upscale, test_set).mean.scores
         assert float(row["x2_psnr"]) == pytest.approx(quality.psnr, abs=1e-4)
         assert float(row["x2_ssim"]) == pytest.approx(quality.ssim, abs=1e-6)
         assert float(row["x2_db_to_paper"]) == pytest.approx(round(quality.psnr, 2) - paper, abs=1e-9)
@@ -104,41 +105,42 @@ def test_our_rows_stand_under_the_papers_with_the_difference(command, words, she
     assert "Set5 x2 here has 2 images, not 5: not comparable" in (tmp_path / "out/table4_set5.md").read_text()
 
 
-def test_a_second_run_measures_nothing(command, words, measured, tmp_path):
-    command(*words)
+def test_a_second_run_measures_nothing(command, argv, measured, tmp_path):
+    command(*argv)
     first = (tmp_path / "out/tables.md").read_text()
     assert measured == ["Bicubic, Set5 x2", "CFSRCNN, Set5 x2"]
-    outcome = command(*words)
-    assert len(measured) == 2 and outcome.out.count(", kept") == 2
+    outcome = command(*argv)
+    assert len(measured) == 2 and outcome.out.count(", cached") == 2
     assert (tmp_path / "out/tables.md").read_text() == first
     for number, torn in enumerate((b"{", b"\xff", b"[" * 100_000), 1):  # cut off by a crash, or no result at all
         next((tmp_path / "out/measured").glob("*bicubic*")).write_bytes(torn)
-        assert command(*words).code == 0
+        assert command(*argv).code == 0
         assert measured[2:] == ["Bicubic, Set5 x2"] * number
-    command(*words, "--fresh")
-    assert len(measured) == 7
+    for flag in ("--no_cache", "--fresh"):  # the new and the former name
+        command(*argv, flag)
+    assert len(measured) == 9
 
 
-def test_what_changed_is_measured_again(command, words, measured, shelf, tmp_path):
+def test_what_changed_is_measured_again(command, argv, measured, shelf, tmp_path):
     shutil.copytree(shelf, tmp_path / "shelf")
-    words = [Path(str(word).replace(str(shelf), str(tmp_path / "shelf"))) for word in words]
-    command(*words)
-    net = load_net(shelf / "weights/x2/cfsrcnn_x2.pth")
+    argv = [Path(str(arg).replace(str(shelf), str(tmp_path / "shelf"))) for arg in argv]
+    command(*argv)
+    net = load_model(shelf / "weights/x2/cfsrcnn_x2.pth")
     net.frb.conv.weight.data *= 0.99
-    save_state(net.state_dict(), tmp_path / "shelf/weights/x2/cfsrcnn_x2.pth")
-    command(*words)
+    save_state_dict(net.state_dict(), tmp_path / "shelf/weights/x2/cfsrcnn_x2.pth")
+    command(*argv)
     assert measured[2:] == ["CFSRCNN, Set5 x2"]
     lr = next((tmp_path / "shelf/data/Set5/x2").glob("*_LR.png"))
     write_png(lr, 255 - read_rgb(lr))
-    outcome = command(*words)
+    outcome = command(*argv)
     assert measured[3:] == ["Bicubic, Set5 x2", "CFSRCNN, Set5 x2"] and outcome.code == 0
     assert "are not the benchmarks' resize" in (tmp_path / "out/table4_set5.md").read_text()
-    command(*words, "--protocol", "rounded")
+    command(*argv, "--protocol", "rounded")
     assert len(measured) == 7
 
 
-def test_what_is_missing_keeps_its_row_with_the_way_to_get_it(command, words, shelf, tmp_path):
-    command(*words)
+def test_what_is_missing_keeps_its_row_with_the_way_to_get_it(command, argv, shelf, tmp_path):
+    command(*argv)
     for name, table in (("Set14", NAMES[1]), ("B100", NAMES[2]), ("Urban100", NAMES[3]), ("720p", NAMES[4])):
         text = (tmp_path / f"out/{table}.md").read_text()
         assert "| **CFSRCNN (measured)** | - | - | - | - | - | - |" in text and f"| {name} |" in text
@@ -160,19 +162,19 @@ def test_what_is_missing_keeps_its_row_with_the_way_to_get_it(command, words, sh
     ]
 
 
-def test_without_weights_the_rows_stay_empty(command, words, tmp_path):
+def test_without_weights_the_rows_stay_empty(command, argv, tmp_path):
     (tmp_path / "empty").mkdir()
-    assert command(*words, "--checkpoints", tmp_path / "empty", "--data", tmp_path / "empty").code == 0
+    assert command(*argv, "--checkpoints", tmp_path / "empty", "--data", tmp_path / "empty").code == 0
     text = (tmp_path / "out/table4_set5.md").read_text()
     assert "**CFSRCNN (measured)** | - |" in text and "Set5 is not in" in text
 
 
-def test_the_self_ensemble_has_its_own_row(command, words, shelf, tmp_path):
+def test_the_self_ensemble_has_its_own_row(command, argv, shelf, tmp_path):
     (tmp_path / "data/Set14").mkdir(parents=True)
     hr = read_rgb(next((shelf / "data/Set5/x2").glob("*_HR.png")))[:36, :36]
-    write_png(tmp_path / "data/Set14/one.png", hr)  # a folder of HR pictures has every scale
-    words.remove("--no_self_ensemble")
-    command(*words, "--data", tmp_path / "data")
+    write_png(tmp_path / "data/Set14/one.png", hr)  # a folder of HR images has every scale
+    argv.remove("--no_self_ensemble")
+    command(*argv, "--data", tmp_path / "data")
     rows = records(tmp_path / "out/table5_set14.csv")[-3:]
     assert [row["model"] for row in rows] == ["Bicubic", "CFSRCNN", "CFSRCNN + self-ensemble"]
     assert float(rows[0]["x3_psnr"]) > 10 and rows[1]["x3_psnr"] == ""
@@ -182,11 +184,11 @@ def test_the_self_ensemble_has_its_own_row(command, words, shelf, tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["Set5/x2", "set5/X2/SR", "x2", "."])
-def test_pictures_of_others_get_a_row(command, words, shelf, tmp_path, layout):
+def test_images_of_others_get_a_row(command, argv, shelf, tmp_path, layout):
     test_set = open_test_set(shelf / "data/Set5", 2)
     for pair in test_set.pairs:
         write_png(tmp_path / "theirs" / layout / pair.sr_name, BicubicUpscaler(2)(pair.read()[1]))
-    outcome = command(*words, "--compare", f"VDSR={tmp_path / 'theirs'}", "--compare", f"A & B_2={tmp_path / 'theirs'}")
+    outcome = command(*argv, "--compare", f"VDSR={tmp_path / 'theirs'}", "--compare", f"A & B_2={tmp_path / 'theirs'}")
     assert outcome.code == 0, outcome.err
     *_, bicubic, _, vdsr, other = records(tmp_path / "out/table4_set5.csv")
     assert vdsr["x2_psnr"] == bicubic["x2_psnr"] == other["x2_psnr"] and other["x2_db_to_paper"] == ""
@@ -194,75 +196,75 @@ def test_pictures_of_others_get_a_row(command, words, shelf, tmp_path, layout):
     assert r"A \& B\_2 (measured)" in (tmp_path / "out/table4_set5.tex").read_text()
 
 
-def test_pictures_equal_to_the_hr_ones_have_no_finite_psnr(command, words, shelf, tmp_path):
+def test_images_equal_to_the_hr_ones_have_no_finite_psnr(command, argv, shelf, tmp_path):
     for pair in open_test_set(shelf / "data/Set5", 2).pairs:
         write_png(tmp_path / "theirs/Set5/x2" / pair.sr_name, pair.read()[0])
     for _ in range(2):
-        assert command(*words, "--compare", f"HR={tmp_path / 'theirs'}").code == 0
+        assert command(*argv, "--compare", f"HR={tmp_path / 'theirs'}").code == 0
         assert "**HR (measured)** | inf/1.0000 | - | - | - |" in (tmp_path / "out/table4_set5.md").read_text()
 
 
-def test_pictures_that_do_not_fit_are_refused(refused, words, shelf, tmp_path):
+def test_images_that_do_not_fit_are_refused(expect_error, argv, shelf, tmp_path):
     pairs = open_test_set(shelf / "data/Set5", 2).pairs
     theirs = tmp_path / "theirs/Set5/x2"
     write_png(theirs / pairs[0].sr_name, pairs[0].read()[0])
     compare = ["--compare", f"EDSR={tmp_path / 'theirs'}"]
-    refused(f"has neither {pairs[1].sr_name} nor", *words, *compare)
+    expect_error(f"has neither {pairs[1].sr_name} nor", *argv, *compare)
     write_png(theirs / pairs[1].sr_name, pairs[1].read()[1])
-    refused("SR is 36x30 but HR 72x60", *words, *compare)
-    refused("no such folder", *words, "--compare", f"EDSR={tmp_path / 'nowhere'}")
-    refused("there is a row Bicubic already", *words, "--compare", f"Bicubic={tmp_path / 'theirs'}")
+    expect_error("SR is 36x30 but HR 72x60", *argv, *compare)
+    expect_error("no such folder", *argv, "--compare", f"EDSR={tmp_path / 'nowhere'}")
+    expect_error("there is a row Bicubic already", *argv, "--compare", f"Bicubic={tmp_path / 'theirs'}")
     (tmp_path / "other").mkdir()
-    refused("none of the test sets found (Set5 x2)", *words, "--compare", f"EDSR={tmp_path / 'other'}")
+    expect_error("none of the test sets found (Set5 x2)", *argv, "--compare", f"EDSR={tmp_path / 'other'}")
 
 
-def test_a_folder_that_could_be_of_two_sets_is_refused(refused, words, shelf, tmp_path):
+def test_a_folder_that_could_be_of_two_sets_is_refused(expect_error, argv, shelf, tmp_path):
     for name in ("Set5", "Set14"):
         shutil.copytree(shelf / "data/Set5", tmp_path / "data" / name)
     for pair in open_test_set(shelf / "data/Set5", 2).pairs:
         write_png(tmp_path / "theirs" / pair.sr_name, pair.read()[0])
     data = ["--data", tmp_path / "data", "--compare", f"EDSR={tmp_path / 'theirs'}"]
-    refused("would serve Set5 x2 and Set14 x2: lay them out as SET/xSCALE/", *words, *data)
+    expect_error("would match Set5 x2 and Set14 x2: lay them out as SET/xSCALE/", *argv, *data)
 
 
-def test_bad_folders_and_files_are_one_line(refused, words, tmp_path):
-    refused("no such folder", *words, "--data", tmp_path / "nowhere")
-    refused("no such file or folder", *words, "--checkpoints", tmp_path / "nowhere")
+def test_bad_folders_and_files_are_one_line(expect_error, argv, tmp_path):
+    expect_error("no such folder", *argv, "--data", tmp_path / "nowhere")
+    expect_error("no such file or folder", *argv, "--checkpoints", tmp_path / "nowhere")
     (tmp_path / "bad.pth").write_text("no weights")
-    refused("bad.pth is no PyTorch weight file", *words, "--checkpoints", tmp_path / "bad.pth")
+    expect_error("bad.pth is no PyTorch weight file", *argv, "--checkpoints", tmp_path / "bad.pth")
     (tmp_path / "file").write_text("")
-    refused("file is a file", *words, "--out", tmp_path / "file")
+    expect_error("file is a file", *argv, "--out", tmp_path / "file")
 
 
-def test_pipes_are_not_waited_for(refused, words, shelf, tmp_path):
+def test_pipes_are_not_waited_for(expect_error, argv, shelf, tmp_path):
     (tmp_path / "out/measured").mkdir(parents=True)
     os.mkfifo(tmp_path / "out/measured/Set5_x2_bicubic_paper.json")
-    refused("Set5_x2_bicubic_paper.json is no ordinary file", *words)
+    expect_error("Set5_x2_bicubic_paper.json is no ordinary file", *argv)
     (tmp_path / "data/Set5").mkdir(parents=True)
     shutil.copy(next((shelf / "data/Set5/x2").glob("*_HR.png")), tmp_path / "data/Set5/a.png")
     os.mkfifo(tmp_path / "data/Set5/pipe.png")
-    refused("pipe.png is gone, or no ordinary file", *words, "--data", tmp_path / "data")
+    expect_error("pipe.png is gone, or no ordinary file", *argv, "--data", tmp_path / "data")
 
 
-def test_run_times_come_from_the_benchmarks_file(command, refused, words, tmp_path):
+def test_run_times_come_from_the_benchmarks_file(command, expect_error, argv, tmp_path):
     (tmp_path / "out").mkdir()
     seconds = {"device": "a CPU", "hr_256": 0.51234, "hr_512": 2.0, "hr_1024": 8.25}
     (tmp_path / "out/inference.json").write_text(json.dumps({"table9": seconds}))
-    command(*words)
+    command(*argv)
     assert "| **CFSRCNN (measured on a CPU)** | 0.5123 | 2 | 8.25 |" in (tmp_path / "out/table9_runtime.md").read_text()
     for bad in (b"{}", b"\xff", b"[" * 100_000, b'{"table9": {"device": "", "hr_256": 1' + b"0" * 400 + b"}}"):
         (tmp_path / "out/inference.json").write_bytes(bad)
-        refused("inference.json has no run-times for Table IX", *words)
+        expect_error("inference.json has no run times for Table IX", *argv)
 
 
 def test_the_papers_numbers_are_all_there():
     sizes = {"Set5": 29, "Set14": 29, "B100": 28, "Urban100": 25, "720p": 3}
-    assert {name: len(published.quality(name)) for name in sizes} == sizes
-    assert published.quality("B100")["CFSRCNN"][4] == published.Score(27.53, 0.7333)
-    assert published.quality("Set5")["BTSRN"][2] == published.Score(37.75, None)
-    assert 3 not in published.quality("Urban100")["LapSRN"]
-    assert published.runtime()["DRRN"] == ["3.063", "8.050", "25.23"]
-    assert published.complexity()["CARN-M"] == ("412", "2.50") and len(published.complexity()) == 10
+    assert {name: len(paper_results.scores(name)) for name in sizes} == sizes
+    assert paper_results.scores("B100")["CFSRCNN"][4] == paper_results.PaperScore(27.53, 0.7333)
+    assert paper_results.scores("Set5")["BTSRN"][2] == paper_results.PaperScore(37.75, None)
+    assert 3 not in paper_results.scores("Urban100")["LapSRN"]
+    assert paper_results.runtime()["DRRN"] == ["3.063", "8.050", "25.23"]
+    assert paper_results.complexity()["CARN-M"] == ("412", "2.50") and len(paper_results.complexity()) == 10
 
 
 def test_special_characters_are_escaped():
@@ -275,10 +277,10 @@ def test_special_characters_are_escaped():
     assert r"a\|b" in to_markdown(Table("odd", "", [("a", "")], [["a|b"]], 1, [{}]))
 
 
-def test_names_of_folders_that_are_no_text_stand_escaped(command, words, shelf, tmp_path):
+def test_names_of_folders_that_are_no_text_stand_escaped(command, argv, shelf, tmp_path):
     data = shelf.parent / "b\udcffd"  # the byte 0xff
     data.mkdir()
-    assert command(*words, "--data", data).code == 0
+    assert command(*argv, "--data", data).code == 0
     for name in ("table4_set5.md", "table4_set5.tex", "tables.md"):
         assert r"b\udcffd" in (tmp_path / "out" / name).read_text(), name
 
@@ -295,18 +297,18 @@ def test_the_usual_folder_names_are_known(tmp_path):
         assert find_sets(tmp_path)[name] == tmp_path / folder
     assert known_set("Manga109") is None
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "BSDS100/HR/a.png")
-    assert scales_of(tmp_path / "BSDS100") == [2, 3, 4] and scales_of(tmp_path / "urban100") == []
+    assert available_scales(tmp_path / "BSDS100") == [2, 3, 4] and available_scales(tmp_path / "urban100") == []
     (tmp_path / "BSDS100/LR_bicubic/X3").mkdir(parents=True)
-    assert scales_of(tmp_path / "BSDS100") == [3]
+    assert available_scales(tmp_path / "BSDS100") == [3]
 
 
 def test_weights_are_found_by_what_they_hold(shelf, tmp_path):
     shutil.copytree(shelf / "weights", tmp_path / "w")
     shutil.copy(tmp_path / "w/x2/cfsrcnn_x2.pth", tmp_path / "w/copy.pth")
-    save_state({"weight": torch.zeros(1)}, tmp_path / "w/other.pth")
+    save_state_dict({"weight": torch.zeros(1)}, tmp_path / "w/other.pth")
     for file in ("run/cfsrcnn_1000.pth", "run/cfsrcnn_20000.pth"):
-        save_state(CFSRCNN(2).state_dict(), tmp_path / "w" / file)
-    save_state(CFSRCNN(0, multi_scale=True).state_dict(), tmp_path / "w/cfsrcnn_multi.safetensors")
+        save_state_dict(CFSRCNN(2).state_dict(), tmp_path / "w" / file)
+    save_state_dict(CFSRCNN(0, multi_scale=True).state_dict(), tmp_path / "w/cfsrcnn_multi.safetensors")
     found, remarks = find_checkpoints(tmp_path / "w")
     assert [(each.label, each.scales) for each in found] == [
         ("CFSRCNN", (2,)),

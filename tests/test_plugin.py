@@ -1,4 +1,4 @@
-"""A network of someone else's, `model/NAME.py` with the authors' convention, trains and is measured like ours."""
+"""A third-party network, `model/NAME.py` with the authors' convention, trains and is evaluated like ours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import model
-from model.checkpoint import read_state
+from model.checkpoint import read_state_dict
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -53,11 +53,11 @@ def plug_in(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def train(command, pictures, tmp_path):
-    """`train(flags...)`: three steps of the plug-in "guest" on the small pictures, checkpoints in tmp_path/run."""
+def train(command, image_folder, tmp_path):
+    """`train(flags...)`: three steps of the plug-in "guest" on the small images, checkpoints in tmp_path/run."""
 
     def run(*flags):
-        built = command("div2h5.py", "--source", pictures, "--out", tmp_path / "train.h5")
+        built = command("div2h5.py", "--source", image_folder, "--out", tmp_path / "train.h5")
         assert built.code == 0, built.err
         where = ["--train_data_path", tmp_path / "train.h5", "--ckpt_dir", tmp_path / "run"]
         names = ["--model", "guest", "--ckpt_name", "guest", "--val_data_dir", tmp_path / "none"]
@@ -70,9 +70,9 @@ def train(command, pictures, tmp_path):
 def test_a_compiled_network_trains_the_same(plug_in, train, tmp_path, monkeypatch):
     plug_in("guest", GUEST)
     assert train("--scale", 2).code == 0
-    eager = read_state(tmp_path / "run/guest_3.pth")
+    eager = read_state_dict(tmp_path / "run/guest_3.pth")
     assert train("--scale", 2, "--compile", "--ckpt_dir", tmp_path / "compiled").code == 0
-    compiled = read_state(tmp_path / "compiled/guest_3.pth")
+    compiled = read_state_dict(tmp_path / "compiled/guest_3.pth")
     assert all(torch.allclose(eager[name], compiled[name], atol=1e-5) for name in eager)
     monkeypatch.setattr(shutil, "which", lambda *_: None)
     outcome = train("--scale", 2, "--compile", "--ckpt_dir", tmp_path / "none")
@@ -80,16 +80,16 @@ def test_a_compiled_network_trains_the_same(plug_in, train, tmp_path, monkeypatc
 
 
 @pytest.fixture
-def benchmark(command, pictures, tmp_path):
-    """`benchmark(scale)`: the checkpoint just written on the small pictures; the results and what was printed."""
+def benchmark(command, image_folder, tmp_path):
+    """`benchmark(scale)`: the checkpoint just written on the small images; the results and what was printed."""
 
     def run(scale: int, *flags):
         where = ["--ckpt_path", tmp_path / "run" / "guest_3.pth", "--sample_dir", tmp_path / "samples"]
         outcome = command(
-            "tcw_sample.py", "--model", "guest", *where, "--test_data_dir", pictures, "--scale", scale, *flags
+            "tcw_sample.py", "--model", "guest", *where, "--test_data_dir", image_folder, "--scale", scale, *flags
         )
         assert outcome.code == 0, outcome.err
-        folder = tmp_path / "samples" / "guest_3" / pictures.name / f"x{scale}"
+        folder = tmp_path / "samples" / "guest_3" / image_folder.name / f"x{scale}"
         assert len(list((folder / "SR").iterdir())) == 4
         return json.loads((folder / "results.json").read_text())
 
@@ -100,7 +100,7 @@ def test_a_network_of_someone_elses_trains_and_is_measured(plug_in, train, bench
     plug_in("guest", GUEST)
     outcome = train("--scale", 2)
     assert outcome.code == 0 and "guest x2: 1,684 parameters" in outcome.out, outcome
-    assert set(read_state(tmp_path / "run" / "guest_3.pth")) == {
+    assert set(read_state_dict(tmp_path / "run" / "guest_3.pth")) == {
         f"{layer}.{kind}" for layer in ("entry", "body", "exits.x2") for kind in ("weight", "bias")
     }
     results = benchmark(2)
@@ -118,7 +118,7 @@ def test_it_may_serve_several_scales_from_one_file(plug_in, train, benchmark):
 def test_group_reaches_it(plug_in, train, benchmark, tmp_path):
     plug_in("guest", GUEST)
     assert train("--scale", 2, "--group", 4).code == 0
-    assert read_state(tmp_path / "run" / "guest_3.pth")["body.weight"].shape == (8, 2, 3, 3)
+    assert read_state_dict(tmp_path / "run" / "guest_3.pth")["body.weight"].shape == (8, 2, 3, 3)
     assert len(benchmark(2, "--group", 4)["images"]) == 4
 
 
@@ -129,50 +129,50 @@ def test_its_tiles_join_too(plug_in, train, benchmark):
     assert figures[0] == figures[1]
 
 
-def test_its_weights_do_not_fit_another_model_or_scale(plug_in, train, refused, pictures, tmp_path):
+def test_its_weights_do_not_fit_another_model_or_scale(plug_in, train, expect_error, image_folder, tmp_path):
     plug_in("guest", GUEST)
     assert train("--scale", 2).code == 0
-    words = ["tcw_sample.py", "--test_data_dir", pictures, "--ckpt_path", tmp_path / "run" / "guest_3.pth"]
-    refused("does not fit --model cfsrcnn --scale 2: it is a file of 6 tensors such as", *words, "--scale", 2)
-    refused("does not fit --model guest --scale 3", *words, "--model", "guest", "--scale", 3)
-    refused("does not fit --model guest --scale 2", *words, "--model", "guest", "--scale", 2, "--group", 2)
+    argv = ["tcw_sample.py", "--test_data_dir", image_folder, "--ckpt_path", tmp_path / "run" / "guest_3.pth"]
+    expect_error("does not fit --model cfsrcnn --scale 2: it is a file of 6 tensors such as", *argv, "--scale", 2)
+    expect_error("does not fit --model guest --scale 3", *argv, "--model", "guest", "--scale", 3)
+    expect_error("does not fit --model guest --scale 2", *argv, "--model", "guest", "--scale", 2, "--group", 2)
 
 
-def test_a_network_of_one_scale_alone_says_too_that_weights_do_not_fit(plug_in, refused, checkpoint):
+def test_a_network_of_one_scale_alone_says_too_that_weights_do_not_fit(plug_in, expect_error, checkpoint):
     refusal = "**kwargs):\n        if kwargs['multi_scale']: raise ValueError('one scale only')"
     plug_in("guest", GUEST.replace("**kwargs):", refusal))
-    words = ["tcw_sample.py", "--model", "guest", "--scale", 2, "--ckpt_path", checkpoint]
-    refused("does not fit --model guest --scale 2: it is an x2 CFSRCNN checkpoint", *words)
+    argv = ["tcw_sample.py", "--model", "guest", "--scale", 2, "--ckpt_path", checkpoint]
+    expect_error("does not fit --model guest --scale 2: it is an x2 CFSRCNN checkpoint", *argv)
 
 
 @pytest.mark.parametrize("program", ["train.py", "tcw_sample.py"])
-def test_an_unknown_model_lists_those_there_are(plug_in, refused, tmp_path, program):
+def test_an_unknown_model_lists_those_there_are(plug_in, expect_error, tmp_path, program):
     plug_in("guest", GUEST)
     (tmp_path / "w.pth").touch()
     where = ["--ckpt_dir", tmp_path / "run"] if program == "train.py" else ["--ckpt_path", tmp_path / "w.pth"]
-    refused("there is no model 'esrgan': --model takes cfsrcnn, guest", program, "--model", "esrgan", *where)
+    expect_error("there is no model 'esrgan': --model takes cfsrcnn, guest", program, "--model", "esrgan", *where)
 
 
 @pytest.mark.parametrize("name", ["ops", "checkpoint", "init", "../evil", "os.path"])
-def test_files_that_are_no_networks_are_no_models(refused, tmp_path, name):
-    refused("there is no model", "train.py", "--model", name, "--ckpt_dir", tmp_path)
+def test_files_that_are_no_networks_are_no_models(expect_error, tmp_path, name):
+    expect_error("there is no model", "train.py", "--model", name, "--ckpt_dir", tmp_path)
 
 
-def test_a_file_without_net_says_what_a_model_needs(plug_in, refused, tmp_path):
+def test_a_file_without_net_says_what_a_model_needs(plug_in, expect_error, tmp_path):
     plug_in("hollow", "class Network: pass\n")
-    words = ["train.py", "--model", "hollow", "--ckpt_dir", tmp_path]
-    refused("model/hollow.py has no class Net: a model needs Net(scale=, multi_scale=, group=)", *words)
+    argv = ["train.py", "--model", "hollow", "--ckpt_dir", tmp_path]
+    expect_error("model/hollow.py has no class Net: a model needs Net(scale=, multi_scale=, group=)", *argv)
 
 
-def test_a_net_with_other_arguments_is_one_line(plug_in, refused, tmp_path):
+def test_a_net_with_other_arguments_is_one_line(plug_in, expect_error, tmp_path):
     plug_in("other", "class Net:\n    def __init__(self, upscale): pass\n")
-    words = ["train.py", "--model", "other", "--ckpt_dir", tmp_path]
-    assert "unexpected keyword argument" in refused("model/other.py cannot be built with scale=2", *words)
+    argv = ["train.py", "--model", "other", "--ckpt_dir", tmp_path]
+    assert "unexpected keyword argument" in expect_error("model/other.py cannot be built with scale=2", *argv)
 
 
-def test_a_net_that_fails_is_one_line(plug_in, refused, tmp_path):
+def test_a_net_that_fails_is_one_line(plug_in, expect_error, tmp_path):
     plug_in("guest", GUEST.replace("**kwargs):", "**kwargs):\n        raise KeyError(7)"))
-    refused("model/guest.py cannot be built with scale=2", "train.py", "--model", "guest", "--ckpt_dir", tmp_path)
+    expect_error("model/guest.py cannot be built with scale=2", "train.py", "--model", "guest", "--ckpt_dir", tmp_path)
 
 
 def test_a_net_that_makes_another_size_is_one_line(plug_in, train):
@@ -181,14 +181,14 @@ def test_a_net_that_makes_another_size_is_one_line(plug_in, train):
     assert outcome.code == 2 and "model/guest.py made (2, 3, 32, 32) of (2, 3, 8, 8) at scale 2" in outcome.err
 
 
-def test_averaged_weights_come_with_its_running_statistics(plug_in, train, tmp_path):
+def test_ema_weights_come_with_its_running_statistics(plug_in, train, tmp_path):
     normed = GUEST.replace("        self.body", "        self.norm = nn.BatchNorm2d(3)\n        self.body")
     plug_in("guest", normed.replace("self.entry(x)", "self.entry(self.norm(x))"))
     assert train("--scale", 2, "--ema", 0.9).code == 0
-    assert read_state(tmp_path / "run" / "guest_3.pth")["norm.running_mean"].abs().min() > 0
+    assert read_state_dict(tmp_path / "run" / "guest_3.pth")["norm.running_mean"].abs().min() > 0
 
 
-def test_identity_initialisation_is_for_our_network_only(plug_in, refused, tmp_path):
+def test_identity_initialization_is_for_our_network_only(plug_in, expect_error, tmp_path):
     plug_in("guest", GUEST)
-    words = ["train.py", "--model", "guest", "--init", "identity", "--ckpt_dir", tmp_path / "run"]
-    refused("use --init he with other models", *words)
+    argv = ["train.py", "--model", "guest", "--init", "identity", "--ckpt_dir", tmp_path / "run"]
+    expect_error("use --init kaiming with other models", *argv)

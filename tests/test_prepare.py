@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import photograph
+from conftest import sample_image
 from PIL import Image
 
 import dataset.images
+from dataset.benchmark_set import open_test_set
 from dataset.demo import PHOTOGRAPHS
-from dataset.images import list_images, read_picture, read_rgb, write_png
+from dataset.images import list_images, read_image, read_rgb, write_png
 from dataset.imresize import imresize
-from dataset.testset import open_test_set
 
 PREPARE = ("-m", "dataset.prepare")
 DEMO = ("-m", "dataset.demo")
@@ -27,9 +27,9 @@ def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 @pytest.fixture
 def source(tmp_path) -> Path:
-    """Two pictures of odd sizes, one of them gray."""
-    write_png(tmp_path / "source/cat.png", photograph("chelsea.png", 31, 47))
-    Image.fromarray(photograph("coffee.png", 26, 25)[:, :, 0]).save(tmp_path / "source/cup.bmp")
+    """Two images of odd sizes, one of them gray."""
+    write_png(tmp_path / "source/cat.png", sample_image("chelsea.png", 31, 47))
+    Image.fromarray(sample_image("coffee.png", 26, 25)[:, :, 0]).save(tmp_path / "source/cup.bmp")
     return tmp_path / "source"
 
 
@@ -65,14 +65,15 @@ def test_what_is_made_opens_as_a_test_set(command, source, sets):
     assert [pair.read()[1].shape for pair in pairs] == [(10, 15, 3), (8, 8, 3)]
 
 
-def test_the_edge_rule_can_be_chosen(command, source, sets):
-    words = ("--hr", source, "--name", "Mine", "--out", sets, "--scales", 2, "--edge", "mirror")
-    assert command(*PREPARE, *words).code == 0
+@pytest.mark.parametrize("flag", [("--padding", "symmetric"), ("--edge", "mirror")])  # new and former spelling
+def test_the_padding_can_be_chosen(command, source, sets, flag):
+    argv = ("--hr", source, "--name", "Mine", "--out", sets, "--scales", 2, *flag)
+    assert command(*PREPARE, *argv).code == 0
     hr = read_rgb(sets / "Mine/x2/cat_SRF_2_HR.png")
-    assert np.array_equal(read_rgb(sets / "Mine/x2/cat_SRF_2_LR.png"), imresize(hr, Fraction(1, 2), "mirror"))
+    assert np.array_equal(read_rgb(sets / "Mine/x2/cat_SRF_2_LR.png"), imresize(hr, Fraction(1, 2), "symmetric"))
 
 
-def test_conversions_are_said_once(command, source, sets):
+def test_conversions_are_reported_once(command, source, sets):
     outcome = command(*PREPARE, "--hr", source, "--name", "Mine", "--out", sets, "--scales", 2, 3)
     notes = [line for line in outcome.out.splitlines() if "converted" in line]
     assert notes == ["converted to 8-bit RGB: 1 grayscale (cup.bmp)"]
@@ -84,10 +85,10 @@ def test_a_scale_can_be_added_later(command, source, sets):
     assert sorted(each.name for each in (sets / "Mine").iterdir()) == ["x2", "x4"]
 
 
-def test_pictures_leave_the_memory_once_they_are_written(command, source, sets, pictures_read):
+def test_images_leave_the_memory_once_they_are_written(command, source, sets, images_read):
     for number in range(10):
         shutil.copy(source / "cat.png", source / f"{number}.png")
-    read = pictures_read(dataset.images)
+    read = images_read(dataset.images)
     assert command(*PREPARE, "--hr", source, "--name", "Mine", "--out", sets, "--scales", 2).code == 0
     assert read.count == 12 and read.most_at_once <= 2
 
@@ -95,38 +96,38 @@ def test_pictures_leave_the_memory_once_they_are_written(command, source, sets, 
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
-def test_what_stands_there_is_never_overwritten(command, refused, source, sets):
-    words = ("--hr", source, "--name", "Mine", "--out", sets)
-    assert command(*PREPARE, *words, "--scales", 3).code == 0
+def test_what_stands_there_is_never_overwritten(command, expect_error, source, sets):
+    argv = ("--hr", source, "--name", "Mine", "--out", sets)
+    assert command(*PREPARE, *argv, "--scales", 3).code == 0
     before = tree(sets)
-    refused(f"{sets / 'Mine' / 'x3'} exists", *PREPARE, *words, "--scales", 2, 3, 4)
+    expect_error(f"{sets / 'Mine' / 'x3'} exists", *PREPARE, *argv, "--scales", 2, 3, 4)
     assert tree(sets) == before and not (sets / "Mine/x2").exists()
 
 
-def test_two_files_of_one_stem_are_named(refused, source, sets):
+def test_two_files_of_one_stem_are_named(expect_error, source, sets):
     shutil.copy(source / "cat.png", source / "cup.png")
-    line = refused("two pictures are called cup", *PREPARE, "--hr", source, "--name", "Mine", "--out", sets)
+    line = expect_error("two images are called cup", *PREPARE, "--hr", source, "--name", "Mine", "--out", sets)
     assert f"{source / 'cup.bmp'} and {source / 'cup.png'}" in line
     assert not sets.exists()
 
 
 @pytest.mark.parametrize("name", ["a/b", "../up", "..", ".", "", "/", "Mine/"])
-def test_the_name_must_not_be_a_path(refused, source, sets, name):
-    refused("must be a plain name, not a path", *PREPARE, "--hr", source, "--name", name, "--out", sets)
+def test_the_name_must_not_be_a_path(expect_error, source, sets, name):
+    expect_error("must be a plain name, not a path", *PREPARE, "--hr", source, "--name", name, "--out", sets)
     assert not sets.exists()
 
 
-def test_the_name_must_be_given(refused, source, sets):
-    refused("--hr needs --name", *PREPARE, "--hr", source, "--out", sets)
+def test_the_name_must_be_given(expect_error, source, sets):
+    expect_error("--hr needs --name", *PREPARE, "--hr", source, "--out", sets)
 
 
 @pytest.mark.parametrize("found_before", [False, True])
-def test_a_broken_picture_is_named_and_leaves_no_folder(refused, source, sets, found_before):
+def test_a_broken_image_is_named_and_leaves_no_folder(expect_error, source, sets, found_before):
     if found_before:
         (sets / "Mine").mkdir(parents=True)
     broken = source / "dog.png"
     broken.write_bytes((source / "cat.png").read_bytes()[:500])
-    refused(f"{broken} is not a readable picture", *PREPARE, "--hr", source, "--name", "Mine", "--out", sets)
+    expect_error(f"{broken} is not a readable image", *PREPARE, "--hr", source, "--name", "Mine", "--out", sets)
     assert [str(each.relative_to(sets)) for each in sets.rglob("*")] == (["Mine"] if found_before else [])
 
 
@@ -134,21 +135,23 @@ def test_ctrl_c_leaves_no_folder(command, source, sets, monkeypatch):
     def interrupted(path):
         if path.name == "cup.bmp":
             raise KeyboardInterrupt
-        return read_picture(path)
+        return read_image(path)
 
-    monkeypatch.setattr(dataset.images, "read_picture", interrupted)
+    monkeypatch.setattr(dataset.images, "read_image", interrupted)
     outcome = command(*PREPARE, "--hr", source, "--name", "Mine", "--out", sets)
     assert outcome.code == 130 and "Traceback" not in outcome.err
     assert list(sets.rglob("*")) == []
 
 
-def test_a_picture_smaller_than_the_scale_is_named(refused, source, sets):
+def test_an_image_smaller_than_the_scale_is_named(expect_error, source, sets):
     write_png(source / "dot.png", np.zeros((3, 20, 3), np.uint8))
-    refused("dot.png is smaller than 4x4", *PREPARE, "--hr", source, "--name", "Mine", "--out", sets, "--scales", 4)
+    expect_error(
+        "dot.png is smaller than 4x4", *PREPARE, "--hr", source, "--name", "Mine", "--out", sets, "--scales", 4
+    )
 
 
-def test_a_missing_folder_is_named(refused, tmp_path, sets):
-    refused("gone is not a folder", *PREPARE, "--hr", tmp_path / "gone", "--name", "Mine", "--out", sets)
+def test_a_missing_folder_is_named(expect_error, tmp_path, sets):
+    expect_error("gone is not a folder", *PREPARE, "--hr", tmp_path / "gone", "--name", "Mine", "--out", sets)
 
 
 # --- the demo's set -----------------------------------------------------------------------------------------------------

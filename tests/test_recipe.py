@@ -1,4 +1,4 @@
-"""`make train-x2 train-x3 PICTURES=FOLDER`: from pictures to weights in one command, which goes on where it stopped."""
+"""`make train-x2 train-x3 IMAGES=FOLDER`: from images to weights in one command, which goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, photograph
+from conftest import ROOT, sample_image
 from PIL import Image
 
 STEPS = ["STEPS_24=2", "STEPS_48=1", "STEPS_48B=1", "STEPS_X3=1"]
 TINY = [*STEPS, "WARMUP=1", "PRECISION=fp32", f"RUN={sys.executable}"]
 
 
-def make(*words: str) -> subprocess.CompletedProcess[str]:
+def make(*argv: str) -> subprocess.CompletedProcess[str]:
     assumed = ["--silent", "--assume-old=.venv/installed"]
-    return subprocess.run(["make", *assumed, *words], cwd=ROOT, capture_output=True, text=True, timeout=400)
+    return subprocess.run(["make", *assumed, *argv], cwd=ROOT, capture_output=True, text=True, timeout=400)
 
 
 @pytest.fixture
@@ -24,24 +24,29 @@ def photographs(tmp_path):
     folder = tmp_path / "photographs"
     folder.mkdir()
     for number in range(10):
-        Image.fromarray(photograph("coffee.png", 200, 200, 10 * number, 20 * number)).save(folder / f"{number}.png")
+        Image.fromarray(sample_image("coffee.png", 200, 200, 10 * number, 20 * number)).save(folder / f"{number}.png")
     return folder
 
 
-def test_weights_from_a_folder_of_pictures(photographs, tmp_path):
+def test_weights_from_a_folder_of_images(photographs, tmp_path):
     runs = tmp_path / "runs"
-    words = [f"PICTURES={photographs}", f"RUNS={runs}", *TINY]
-    made = make("train-x2", "train-x3", *words)
+    argv = [f"IMAGES={photographs}", f"RUNS={runs}", *TINY]
+    made = make("train-x2", "train-x3", *argv)
     assert made.returncode == 0, made.stderr
     log = [json.loads(line) for name in ("x2", "x3") for line in (runs / name / "log.jsonl").read_text().splitlines()]
     steps = [(line["run"].removeprefix("cfsrcnn_"), line["step"]) for line in log]
     assert steps == [("x2", 2), ("x2_48", 1), ("x2_48b", 1), ("x3", 1)]
-    assert all(line["validation"] for line in log)  # on the pictures held out
+    assert all(line["validation"] for line in log)  # on the images held out
 
-    again = make("train-x2", "train-x3", *words)
+    again = make("train-x2", "train-x3", *argv)
     assert again.returncode == 0 and "trained" not in again.stdout, again.stdout + again.stderr
 
 
-def test_pictures_must_be_named(tmp_path):
+def test_pictures_is_the_former_name_of_the_variable(tmp_path):
+    shown = make("--dry-run", "train-x2", "PICTURES=photographs", f"RUNS={tmp_path}")
+    assert '--source "photographs"' in shown.stdout and '--source ""' not in shown.stdout, shown.stderr
+
+
+def test_images_must_be_named(tmp_path):
     made = make("train-x2", f"RUNS={tmp_path}")
-    assert made.returncode == 2 and "error: name a folder of photographs: make train-x2 PICTURES=FOLDER" in made.stderr
+    assert made.returncode == 2 and "error: name a folder of photographs: make train-x2 IMAGES=FOLDER" in made.stderr

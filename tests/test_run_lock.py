@@ -1,4 +1,4 @@
-"""Two runs never write to one place: the second is told who the first is, and a crashed run blocks nobody."""
+"""Two runs never write to one place: the error for the second names the first, and a crashed run blocks nobody."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ HOLD += "with run_lock(Path(sys.argv[1]), 'run'): print('held', flush=True); tim
 @pytest.fixture
 def other(tmp_path):
     """Another process that holds the lock of "run" in tmp_path/runs."""
-    words = [sys.executable, "-c", HOLD, str(tmp_path / "runs")]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+    argv = [sys.executable, "-c", HOLD, str(tmp_path / "runs")]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout.readline() == "held\n"
         yield process
         process.kill()
@@ -41,16 +41,16 @@ def no_flock(monkeypatch):
     monkeypatch.setattr(fcntl, "flock", flock)
 
 
-def test_the_second_run_is_told_who_the_first_is(refused, other, tmp_path):
-    line = refused("a run called run that is still going on", "train.py", *flags(tmp_path), "--resume")
+def test_the_second_run_is_told_who_the_first_is(expect_error, other, tmp_path):
+    line = expect_error("a run called run that is still going on", "train.py", *flags(tmp_path), "--resume")
     assert f"process {other.pid} on {socket.gethostname()}" in line and "--ckpt_name" in line
     assert json.loads((tmp_path / "runs/run.lock").read_text())["pid"] == other.pid
     assert os.listdir(tmp_path / "runs") == ["run.lock"]
 
 
 def test_several_processes_are_refused_with_one_line_too(other, tmp_path):
-    words = ["train.py", *flags(tmp_path), "--num_gpu", 2, "--batch_size", 2]
-    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, cwd=ROOT, timeout=240)
+    argv = ["train.py", *flags(tmp_path), "--num_gpu", 2, "--batch_size", 2]
+    done = subprocess.run([sys.executable, *map(str, argv)], capture_output=True, text=True, cwd=ROOT, timeout=240)
     lines = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("error: ")]
     assert done.returncode == 2 and len(lines) == 1 and f"process {other.pid}" in lines[0], done
     assert "Traceback" not in done.stderr
@@ -103,10 +103,10 @@ def test_a_lock_file_that_leads_elsewhere_is_not_followed(tmp_path):
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
-def test_a_lock_that_is_no_file_is_named_and_not_waited_for(refused, tmp_path, make):
+def test_a_lock_that_is_no_file_is_named_and_not_waited_for(expect_error, tmp_path, make):
     (tmp_path / "runs").mkdir()
     make(tmp_path / "runs/run.lock")
-    refused("run.lock is no ordinary file", "train.py", *flags(tmp_path))
+    expect_error("run.lock is no ordinary file", "train.py", *flags(tmp_path))
     assert os.listdir(tmp_path / "runs") == ["run.lock"]
 
 

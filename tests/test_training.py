@@ -1,4 +1,4 @@
-"""train.py: the chain a user runs, resume bit for bit, what is written, what is refused."""
+"""train.py: the whole chain a user runs, bit-exact resume, what is written, what is rejected."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from conftest import ROOT
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmarks.kill import log_of
 from model.cfsrcnn import CFSRCNN
-from model.checkpoint import read_state
-from model.init import initialise
+from model.checkpoint import read_state_dict
+from model.init import init_weights
 from solver import Solver, learning_rate
+from tests.stress.crash_recovery import log_of
 
 SMALL = ["--patch_size", 8, "--batch_size", 2, "--init", "identity", "--device", "cpu", "--print_interval", 5]
 
 
 @pytest.fixture(scope="session")
-def test_set(tmp_path_factory, pictures):
+def test_set(tmp_path_factory, image_folder):
     """The same photographs as a test set in the authors' layout."""
     folder = tmp_path_factory.mktemp("sets")
-    words = [sys.executable, "-m", "dataset.prepare", "--hr", pictures, "--name", "Four", "--out", folder]
-    subprocess.run(words, check=True, cwd=ROOT)
+    argv = [sys.executable, "-m", "dataset.prepare", "--hr", image_folder, "--name", "Four", "--out", folder]
+    subprocess.run(argv, check=True, cwd=ROOT)
     return folder / "Four"
 
 
@@ -49,14 +49,14 @@ def train(command, training_set, test_set, tmp_path):
 
 
 def weights(path):
-    return read_state(path)
+    return read_state_dict(path)
 
 
 def same(a, b) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_pictures_to_hdf5_to_training_to_resume_to_benchmark(train, command, test_set, tmp_path):
+def test_images_to_hdf5_to_training_to_resume_to_benchmark(train, command, test_set, tmp_path):
     assert train("run", "--max_steps", 10, "--loss_fn", "L1", "--lr", 1e-3).code == 0
     outcome = train("run", "--max_steps", 20, "--loss_fn", "L1", "--lr", 1e-3, "--resume")
     assert outcome.code == 0 and "at step 10" in outcome.out
@@ -97,10 +97,10 @@ def test_resume_goes_on_bit_for_bit(train, tmp_path, monkeypatch, flags):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_run_within_ten_seconds_with_one_line(training_set, tmp_path, number, code):
-    words = [sys.executable, ROOT / "train.py", "--train_data_path", training_set, "--val_data_dir", "none"]
-    words += ["--ckpt_dir", tmp_path, *SMALL, "--max_steps", 100_000, "--print_interval", 1000]
+    argv = [sys.executable, ROOT / "train.py", "--train_data_path", training_set, "--val_data_dir", "none"]
+    argv += ["--ckpt_dir", tmp_path, *SMALL, "--max_steps", 100_000, "--print_interval", 1000]
     with open(tmp_path / "err", "w") as err:
-        process = subprocess.Popen([str(word) for word in words], stdout=subprocess.PIPE, stderr=err, text=True)
+        process = subprocess.Popen([str(arg) for arg in argv], stdout=subprocess.PIPE, stderr=err, text=True)
     while not (tmp_path / "cfsrcnn_tensorboard").exists():
         assert process.poll() is None
         time.sleep(0.05)
@@ -116,10 +116,10 @@ def test_a_signal_ends_a_run_within_ten_seconds_with_one_line(training_set, tmp_
 
 def test_a_run_stopped_by_sigterm_goes_on_as_if_never_stopped(train, training_set, test_set, tmp_path):
     flags = ["--max_steps", 60, "--print_interval", 50, "--ema", 0.9]
-    words = [sys.executable, ROOT / "train.py", "--train_data_path", training_set, "--val_data_dir", test_set]
-    words += ["--ckpt_dir", tmp_path / "stopped", *SMALL, *flags]
+    argv = [sys.executable, ROOT / "train.py", "--train_data_path", training_set, "--val_data_dir", test_set]
+    argv += ["--ckpt_dir", tmp_path / "stopped", *SMALL, *flags]
     log = (tmp_path / "output").open("w")
-    process = subprocess.Popen([str(word) for word in words], stdout=log, stderr=log)
+    process = subprocess.Popen([str(arg) for arg in argv], stdout=log, stderr=log)
     board = tmp_path / "stopped/cfsrcnn_tensorboard"
     for _ in range(600):
         if board.exists():
@@ -166,18 +166,20 @@ def test_host_and_device_preloading_train_the_same_weights(train, tmp_path):
     assert same(weights(tmp_path / "host/cfsrcnn_3.pth"), weights(tmp_path / "device/cfsrcnn_3.pth"))
 
 
-def test_a_missing_test_set_is_said_once_and_training_goes_on(train, tmp_path):
+def test_a_missing_test_set_is_reported_once_and_training_goes_on(train, tmp_path):
     outcome = train("run", "--max_steps", 10, "--val_data_dir", tmp_path / "nowhere")
     assert outcome.code == 0 and outcome.out.count("training without validation") == 1
     assert "python -m dataset.prepare" in outcome.out
     assert "validation" not in log_of(tmp_path / "run")[0]
 
 
-def test_a_test_set_that_cannot_be_measured_is_refused_before_the_first_step(refused, training_set, test_set, tmp_path):
+def test_a_test_set_that_cannot_be_measured_is_refused_before_the_first_step(
+    expect_error, training_set, test_set, tmp_path
+):
     shutil.copytree(test_set, tmp_path / "torn")
     Image.new("RGB", (8, 8)).save(tmp_path / "torn/x2/0003_SRF_2_LR.png")
-    words = ["train.py", "--train_data_path", training_set, "--ckpt_dir", tmp_path / "run", *SMALL, "--max_steps", 5]
-    refused("0003_SRF_2_LR.png is 8x8, not 1/2", *words, "--val_data_dir", tmp_path / "torn")
+    argv = ["train.py", "--train_data_path", training_set, "--ckpt_dir", tmp_path / "run", *SMALL, "--max_steps", 5]
+    expect_error("0003_SRF_2_LR.png is 8x8, not 1/2", *argv, "--val_data_dir", tmp_path / "torn")
     assert not (tmp_path / "run").exists()
 
 
@@ -219,17 +221,17 @@ def test_bytes_that_are_no_text_do_not_stop_a_run_that_goes_on(train, tmp_path):
 def test_pretrained_weights_of_another_scale_are_all_taken_but_the_upsampler(train, tmp_path):
     train("x2", "--max_steps", 1)
     outcome = train("x4", "--max_steps", 1, "--scale", 4, "--pretrained", tmp_path / "x2/cfsrcnn_1.pth", "--lr", 1e-12)
-    assert "4 of the upsampler left as initialised" in outcome.out
+    assert "4 of the upsampler left as initialized" in outcome.out
     x2, x4 = weights(tmp_path / "x2/cfsrcnn_1.pth"), weights(tmp_path / "x4/cfsrcnn_1.pth")
     assert torch.allclose(x2["eb.feus.0.weight"], x4["eb.feus.0.weight"], atol=1e-9)
 
 
-def test_a_run_that_stands_is_not_overwritten(train, refused, training_set, tmp_path):
+def test_a_run_that_stands_is_not_overwritten(train, expect_error, training_set, tmp_path):
     train("run", "--max_steps", 1)
     before = (tmp_path / "run/cfsrcnn_1.pth").read_bytes()
-    words = ["train.py", "--train_data_path", training_set, "--ckpt_dir", tmp_path / "run", *SMALL]
-    refused("go on with --resume", *words, "--max_steps", 2)
-    refused("--batch_size 2, not 3", *words, "--resume", "--batch_size", 3)
+    argv = ["train.py", "--train_data_path", training_set, "--ckpt_dir", tmp_path / "run", *SMALL]
+    expect_error("go on with --resume", *argv, "--max_steps", 2)
+    expect_error("--batch_size 2, not 3", *argv, "--resume", "--batch_size", 3)
     assert (tmp_path / "run/cfsrcnn_1.pth").read_bytes() == before
 
 
@@ -267,8 +269,8 @@ def test_weights_that_outgrow_the_validation_are_one_line_with_what_to_do(train,
     assert not list((tmp_path / "run").glob("*.p*"))
 
 
-def test_images_smaller_than_the_patch_are_named(refused, training_set, tmp_path):
-    message = refused(
+def test_images_smaller_than_the_patch_are_named(expect_error, training_set, tmp_path):
+    message = expect_error(
         "--patch_size 40 is larger",
         "train.py",
         "--train_data_path",
@@ -302,8 +304,8 @@ def test_images_smaller_than_the_patch_are_named(refused, training_set, tmp_path
         (["--train_data_path", "nowhere.h5"], "python div2h5.py"),
     ],
 )
-def test_flags_that_make_no_sense_get_one_line(refused, training_set, tmp_path, flags, phrase):
-    refused(phrase, "train.py", "--train_data_path", training_set, "--ckpt_dir", tmp_path / "run", *SMALL, *flags)
+def test_flags_that_make_no_sense_get_one_line(expect_error, training_set, tmp_path, flags, phrase):
+    expect_error(phrase, "train.py", "--train_data_path", training_set, "--ckpt_dir", tmp_path / "run", *SMALL, *flags)
     assert not (tmp_path / "run").exists()
 
 
@@ -315,11 +317,11 @@ def test_the_papers_schedule_halves_and_the_cosine_ends_at_zero():
     assert learning_rate(600_000, args) == 0
 
 
-def test_the_identity_initialisation_passes_its_input_on():
+def test_the_identity_initialization_passes_its_input_on():
     torch.manual_seed(0)
     net = CFSRCNN(2)
     means = net.sub_mean.state_dict()
-    initialise(net, "identity")
+    init_weights(net, "identity")
     assert all(torch.equal(value, net.sub_mean.state_dict()[name]) for name, value in means.items())
     assert net.cb.upsample.up.body[0].bias.abs().max() == 0
     diagonal = torch.stack([net.frb.feus[0].weight[c, c, 1, 1] for c in range(64)])
@@ -345,8 +347,10 @@ def test_training_on_cuda_follows_the_cpu(train, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")
-def test_a_device_that_is_not_there_is_named(refused, training_set, tmp_path):
-    refused("--device cuda", "train.py", "--train_data_path", training_set, "--ckpt_dir", tmp_path, "--device", "cuda")
+def test_a_device_that_is_not_there_is_named(expect_error, training_set, tmp_path):
+    expect_error(
+        "--device cuda", "train.py", "--train_data_path", training_set, "--ckpt_dir", tmp_path, "--device", "cuda"
+    )
 
 
 def test_scales_that_the_test_set_lacks_are_left_out_of_validation(train, test_set, tmp_path):
@@ -357,31 +361,31 @@ def test_scales_that_the_test_set_lacks_are_left_out_of_validation(train, test_s
     assert log_of(tmp_path / "run")[0]["validation"].keys() == {"x2", "x4"}
 
 
-def test_a_state_that_is_damaged_is_one_line(refused, train, training_set, tmp_path):
+def test_a_state_that_is_damaged_is_one_line(expect_error, train, training_set, tmp_path):
     train("run", "--max_steps", 1)
     latest = tmp_path / "run/cfsrcnn_latest.train.pt"
-    words = ["train.py", "--train_data_path", training_set, "--ckpt_dir", tmp_path / "run", *SMALL, "--resume"]
+    argv = ["train.py", "--train_data_path", training_set, "--ckpt_dir", tmp_path / "run", *SMALL, "--resume"]
     state = torch.load(latest, weights_only=True)
     del state["sampler"]
     torch.save(state, latest)
-    refused("cannot be read (KeyError: 'sampler')", *words)
+    expect_error("cannot be read (KeyError: 'sampler')", *argv)
     latest.write_bytes(b"junk")
-    refused("cannot be read", *words)
+    expect_error("cannot be read", *argv)
 
 
-def test_a_training_state_is_not_taken_for_weights(refused, train, tmp_path):
+def test_a_training_state_is_not_taken_for_weights(expect_error, train, tmp_path):
     train("run", "--max_steps", 1)
-    words = ["tcw_sample.py", "--scale", 2, "--ckpt_path"]
-    refused("is the state of a training run", *words, tmp_path / "run/cfsrcnn_latest.train.pt")
-    refused("run is a folder", *words, tmp_path / "run")
+    argv = ["tcw_sample.py", "--scale", 2, "--ckpt_path"]
+    expect_error("is the state of a training run", *argv, tmp_path / "run/cfsrcnn_latest.train.pt")
+    expect_error("run is a folder", *argv, tmp_path / "run")
 
 
-def test_sigterm_leaves_no_temporary_file(pictures, tmp_path):
+def test_sigterm_leaves_no_temporary_file(image_folder, tmp_path):
     """div2h5.py is stopped while it writes."""
-    slow = "import time, dataset.pairs as p; r = p.read_picture; p.read_picture = lambda f: (time.sleep(1), r(f))[1]"
+    slow = "import time, dataset.training_set as p; r = p.read_image; p.read_image = lambda f: (time.sleep(1), r(f))[1]"
     code = f"{slow}; import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    words = [sys.executable, "-c", code, ROOT / "div2h5.py", "--source", pictures, "--out", tmp_path / "a.h5"]
-    process = subprocess.Popen([str(word) for word in words], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    argv = [sys.executable, "-c", code, ROOT / "div2h5.py", "--source", image_folder, "--out", tmp_path / "a.h5"]
+    process = subprocess.Popen([str(arg) for arg in argv], stderr=subprocess.PIPE, text=True, cwd=ROOT)
     for _ in range(600):
         if any(tmp_path.iterdir()):
             break

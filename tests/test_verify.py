@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import photograph
+from conftest import sample_image
 from PIL import Image
 
 from dataset.images import read_rgb, write_png
@@ -26,16 +26,14 @@ def tiny(tmp_path, monkeypatch) -> Path:
     """Three small images as the published set "Tiny" at x2 and x3, in the authors' layout."""
     originals = [tmp_path / f"originals/{name}.png" for name in ("2", "10", "9")]
     for number, file in enumerate(originals):
-        write_png(file, photograph("coffee.png", 26 + number, 31, top=100 + 40 * number))
+        write_png(file, sample_image("coffee.png", 26 + number, 31, top=100 + 40 * number))
     prepare(originals, tmp_path / "Tiny", [2, 3])
     table = {
         scale: {kind: published_hash(tmp_path / "Tiny" / scale, kind) for kind in ("HR", "LR")}
         for scale in ("x2", "x3")
     }
     file = tmp_path / "published.json"
-    file.write_text(
-        json.dumps({"definition": "", "also_called": {"little": "Tiny"}, "sets": {"Tiny": table, "More": {}}})
-    )
+    file.write_text(json.dumps({"definition": "", "aliases": {"little": "Tiny"}, "sets": {"Tiny": table, "More": {}}}))
     monkeypatch.setattr("dataset.verify.PUBLISHED", file)
     return tmp_path / "Tiny"
 
@@ -89,51 +87,51 @@ def test_another_spelling_of_the_name_will_do(command, tiny):
     assert command(*VERIFY, tiny.rename(tiny.with_name("lit-tle"))).code == 0
 
 
-def test_lr_images_of_another_tool_are_named(command, refused, tiny):
+def test_lr_images_of_another_tool_are_named(command, expect_error, tiny):
     lr = tiny / "x2/10_SRF_2_LR.png"
     Image.open(tiny / "x2/10_SRF_2_HR.png").resize(Image.open(lr).size, Image.Resampling.BICUBIC).save(lr)
-    refused("is not as published (x2 LR)", *VERIFY, tiny)
+    expect_error("is not as published (x2 LR)", *VERIFY, tiny)
     out = command(*VERIFY, tiny).out
     assert "x2 LR: 1 of 3 images are not the benchmarks' resize of their HR image (10_SRF_2_HR.png)" in out
     assert all(line in out for line in (LINES[0], LINES[2], LINES[3]))
 
 
-def test_one_changed_hr_pixel_is_found(command, refused, tiny):
+def test_one_changed_hr_pixel_is_found(command, expect_error, tiny):
     hr = read_rgb(tiny / "x3/2_SRF_3_HR.png")
     hr[0, 0, 0] ^= 1
     write_png(tiny / "x3/2_SRF_3_HR.png", hr)
-    refused("(x3 HR)", *VERIFY, tiny)
+    expect_error("(x3 HR)", *VERIFY, tiny)
     assert "x3 HR: 3 images as published, but other pixels" in command(*VERIFY, tiny).out
 
 
-def test_a_missing_image_is_a_matter_of_the_count(command, refused, tiny):
+def test_a_missing_image_is_a_matter_of_the_count(command, expect_error, tiny):
     for file in (tiny / "x2").glob("9_*"):
         file.unlink()
-    refused("(x2 HR, x2 LR)", *VERIFY, tiny)
+    expect_error("(x2 HR, x2 LR)", *VERIFY, tiny)
     assert "x2 HR: 2 images, but 3 are published" in command(*VERIFY, tiny).out
 
 
-def test_sizes_that_do_not_match_are_named_and_the_other_scales_still_told(command, refused, tiny):
+def test_sizes_that_do_not_match_are_named_and_the_other_scales_still_told(command, expect_error, tiny):
     write_png(tiny / "x2/2_SRF_2_LR.png", np.zeros((5, 5, 3), np.uint8))
-    refused("(x2 HR and LR)", *VERIFY, tiny)
+    expect_error("(x2 HR and LR)", *VERIFY, tiny)
     out = command(*VERIFY, tiny).out
     assert "2_SRF_2_LR.png is 5x5, not 1/2 of" in out and LINES[2] in out
 
 
-def test_what_cannot_be_compared_is_one_line(refused, tiny, tmp_path, pictures):
-    refused("known are Tiny, More", *VERIFY, pictures)
+def test_what_cannot_be_compared_is_one_line(expect_error, tiny, tmp_path, image_folder):
+    expect_error("known are Tiny, More", *VERIFY, image_folder)
     shutil.rmtree(tiny)
-    refused("does not exist", *VERIFY, tiny)
+    expect_error("does not exist", *VERIFY, tiny)
     as_more = tmp_path / "More"
-    shutil.copytree(pictures, as_more)
-    refused("nothing to compare", *VERIFY, as_more)
+    shutil.copytree(image_folder, as_more)
+    expect_error("nothing to compare", *VERIFY, as_more)
 
 
-def test_flags_that_do_not_go_together_are_refused(command, refused, pictures, tiny):
+def test_flags_that_do_not_go_together_are_refused(command, expect_error, image_folder, tiny):
     assert command("-m", "dataset.prepare").code == 2
-    assert command(*VERIFY, tiny, "--hr", pictures).code == 2
-    refused("--hr needs --name", "-m", "dataset.prepare", "--hr", pictures)
-    refused("leave out --name", *VERIFY, tiny, "--name", "Tiny")
+    assert command(*VERIFY, tiny, "--hr", image_folder).code == 2
+    expect_error("--hr needs --name", "-m", "dataset.prepare", "--hr", image_folder)
+    expect_error("leave out --name", *VERIFY, tiny, "--name", "Tiny")
 
 
 def test_the_published_table_knows_the_sets():

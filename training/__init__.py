@@ -1,1 +1,1 @@
-"""What the training loop of `solver.py` stands on: optimiser, several processes, its state on disk, its log, its lock."""
+"""What the training loop of `solver.py` uses: optimizer, distributed training, saved state, log and lock."""

@@ -1,4 +1,4 @@
-"""What a training run writes down of itself: `log.jsonl` and TensorBoard. Draws nothing, decides nothing."""
+"""The log of a training run: `log.jsonl` and TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,27 +12,26 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from common.errors import InputError
-from common.files import folder_inside, room_for, whole_file
+from common.files import atomic_write, make_dir_within, parse_json, translate_disk_full
 from common.locks import locked
-from common.plain_json import parse_json
 
-START = b'{"run": '  # of each line of ours
+START = b'{"run": '  # how each of our lines starts
 
 
 class TrainingLog:
     """Lines of `CKPT_DIR/log.jsonl` and scalars in `CKPT_DIR/CKPT_NAME_tensorboard/`, one of each per interval.
 
-    Opened at `step`, it drops what an interrupted run wrote after it, so that no step stands twice. What is not ours stays.
+    Opened at `step`, it removes what an interrupted run logged after that step. Lines of other runs and programs stay.
     """
 
     def __init__(self, folder: Path, name: str, step: int):
         self._name, self._path = name, folder / "log.jsonl"
-        self._keep_until(step)
-        self._place = folder_inside(folder, folder / f"{name}_tensorboard")
+        self._truncate_file(step)
+        self._place = make_dir_within(folder, folder / f"{name}_tensorboard")
         self._hook = threading.excepthook
-        threading.excepthook = _say_unless_said  # SummaryWriter writes on a thread, and raises here what fails there
+        threading.excepthook = _report_unless_os_error  # SummaryWriter writes in a thread and raises here
         try:
-            with room_for(self._place):
+            with translate_disk_full(self._place):
                 self._board = SummaryWriter(str(self._place), purge_step=step + 1)
         except BaseException:
             threading.excepthook = self._hook
@@ -40,39 +39,39 @@ class TrainingLog:
 
     def write(self, step: int, values: dict) -> None:
         """Appends one line: the run's name, the step and `values` (numbers, or {"x2": {"psnr": ...}} for validation)."""
-        with room_for(self._path), locked(self._path.parent):
+        with translate_disk_full(self._path), locked(self._path.parent):
             _append(self._path, json.dumps({"run": self._name, "step": step, **values}) + "\n")
-        with room_for(self._place):
-            self._draw(step, values)
+        with translate_disk_full(self._place):
+            self._log_scalars(step, values)
 
-    def picture(self, step: int, sr: np.ndarray) -> None:
+    def log_image(self, step: int, sr: np.ndarray) -> None:
         """One SR image, uint8 HxWx3, for TensorBoard."""
-        with room_for(self._place):
+        with translate_disk_full(self._place):
             self._board.add_image("SR", sr, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Ends the writing to TensorBoard; `log.jsonl` is whole at any time."""
-        with suppress(OSError):  # a full disk was said when the line was written
+        """Closes the TensorBoard writer; `log.jsonl` is complete at any time."""
+        with suppress(OSError):  # a full disk was reported when the line was written
             self._board.close()
         threading.excepthook = self._hook
 
-    def _draw(self, step: int, values: dict) -> None:
+    def _log_scalars(self, step: int, values: dict) -> None:
         for key, value in values.items():
-            for scale, figures in value.items() if isinstance(value, dict) else ():
-                for name, figure in figures.items():
-                    self._board.add_scalar(f"{key}/{name}_{scale}", figure, step)
+            for scale, scores in value.items() if isinstance(value, dict) else ():
+                for name, score in scores.items():
+                    self._board.add_scalar(f"{key}/{name}_{scale}", score, step)
             if isinstance(value, float):
                 self._board.add_scalar(key, value, step)
         self._board.flush()
 
-    def _keep_until(self, step: int) -> None:
+    def _truncate_file(self, step: int) -> None:
         if self._path.exists() and not self._path.is_file():
             raise InputError(f"{self._path} is no ordinary file, but the log is to be written there: move it away")
         if self._path.is_file():
             with locked(self._path.parent):  # runs of other names may write to the same log
-                self._drop_after(step)
+                self._truncate_after(step)
 
-    def _drop_after(self, step: int) -> None:
+    def _truncate_after(self, step: int) -> None:
         kept, content = [], self._path.read_bytes()
         for line in content.splitlines(keepends=True):
             try:
@@ -87,28 +86,28 @@ class TrainingLog:
             if not later:
                 kept.append(line)
         if (new := b"".join(kept)) != content:
-            with whole_file(self._path) as temporary:
+            with atomic_write(self._path) as temporary:
                 temporary.write_bytes(new)
 
 
-def _say_unless_said(args: threading.ExceptHookArgs) -> None:
+def _report_unless_os_error(args: threading.ExceptHookArgs) -> None:
     if not isinstance(args.exc_value, OSError):
         threading.__excepthook__(args)
 
 
 def _cut_off(line: bytes) -> bool:
-    """Whether this is what a crash left of a line of ours, and no line of somebody else."""
+    """Whether this is one of our lines, cut off by a crash, and not a line of another program."""
     rest = line.strip(b"\0\r\n")
     return rest[: len(START)] == START[: len(rest)]
 
 
 def _append(path: Path, line: str) -> None:
-    """Adds a whole line or, where the disk is full, nothing."""
+    """Appends the whole line or, if the disk is full, nothing."""
     with open(path, "a+b", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)) as file:
         size = file.seek(0, os.SEEK_END)
         if size:
             file.seek(size - 1)
-            line = line if file.read(1) == b"\n" else f"\n{line}"  # what was cut off takes no other line with it
+            line = line if file.read(1) == b"\n" else f"\n{line}"  # so that a cut-off line does not swallow this one
         rest = memoryview(line.encode())
         try:
             while rest:

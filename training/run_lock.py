@@ -1,7 +1,7 @@
-"""One training run at a time per name in a folder: the second is told who the first is.
+"""Allows one training run at a time per name in a folder; the error for a second one names the first.
 
-The lock file says who holds it, the kernel whether he still does, so that a crashed run blocks nobody. On a file system
-without locks the file is believed as long as its process lives; of another machine's process that cannot be known.
+The lock file names its holder; the kernel knows whether it is still held, so that a crashed run blocks nobody. On a file
+system without locks the file counts while its process is alive; a process of another machine is assumed to be.
 """
 
 from __future__ import annotations
@@ -16,22 +16,21 @@ from datetime import datetime
 from pathlib import Path
 
 from common.errors import InputError
-from common.files import used_folder
+from common.files import mkdir_remove_if_empty, parse_json
 from common.locks import try_lock
-from common.plain_json import parse_json
 
 
 @contextmanager
 def run_lock(folder: Path, name: str) -> Iterator[None]:
-    """Holds `folder`/`name`.lock, which says who does. `InputError` names the process that holds it already.
+    """Holds `folder`/`name`.lock, which names its holder. `InputError` if another process holds it already.
 
-    `folder` is made; the lock file is gone afterwards, and so is a new folder in which nothing was written.
+    Creates `folder`. Afterwards the lock file is removed, and so is a new folder in which nothing was written.
     """
     path = folder / f"{name}.lock"
-    with used_folder(folder):
+    with mkdir_remove_if_empty(folder):
         handle = _take(path, name)
         try:
-            with suppress(OSError):  # a full disk: the lock itself is held all the same
+            with suppress(OSError):  # a full disk: the lock itself is held anyway
                 _write(handle)
             yield
         finally:
@@ -47,7 +46,7 @@ def _take(path: Path, name: str) -> int:
         ours = try_lock(handle)
         holder = _read(handle)
         if ours is None:
-            ours = not _lives(holder)
+            ours = not _pid_alive(holder)
         if ours and os.fstat(handle).st_nlink:
             return handle
         os.close(handle)
@@ -70,9 +69,9 @@ def _is_odd(path: Path) -> bool:
 
 def _write(handle: int) -> None:
     start = datetime.now().astimezone().isoformat(timespec="seconds")
-    about = {"host": socket.gethostname(), "pid": os.getpid(), "start": start}
+    metadata = {"host": socket.gethostname(), "pid": os.getpid(), "start": start}
     os.ftruncate(handle, 0)
-    os.pwrite(handle, (json.dumps(about) + "\n").encode(), 0)
+    os.pwrite(handle, (json.dumps(metadata) + "\n").encode(), 0)
 
 
 def _read(handle: int) -> dict | None:
@@ -83,8 +82,8 @@ def _read(handle: int) -> dict | None:
         return None
 
 
-def _lives(holder: dict | None) -> bool:
-    """Whether the process may still be there: of another machine that cannot be known."""
+def _pid_alive(holder: dict | None) -> bool:
+    """Whether the process may still be alive, which is assumed of one on another machine."""
     if holder is None:
         return False
     if holder["host"] != socket.gethostname():

@@ -1,4 +1,4 @@
-"""Stopping while a test set is measured, which may take minutes: after the image at hand, not after the last."""
+"""Stops a validation, which may take minutes, after the current image."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from evaluation.inference import NetworkUpscaler
+from inference.upscaler import NetworkUpscaler
 
 
-class StopAskedError(Exception):
-    """A signal came while the test sets were measured."""
+class StopRequestedError(Exception):
+    """A signal arrived during validation."""
 
 
-class StoppableUpscaler(NetworkUpscaler):
-    """A `NetworkUpscaler` that raises `StopAskedError` before an image as soon as `asked()` says so."""
+class InterruptibleUpscaler(NetworkUpscaler):
+    """A `NetworkUpscaler` that raises `StopRequestedError` before the next image once `stop_requested()` is true."""
 
-    def __init__(self, net: nn.Module, scale: int, device: torch.device, asked: Callable[[], bool]):
+    def __init__(self, net: nn.Module, scale: int, device: torch.device, stop_requested: Callable[[], bool]):
         super().__init__(net, scale, device)
-        self._asked = asked
+        self._stop_requested = stop_requested
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
-        if self._asked():
-            raise StopAskedError
+        if self._stop_requested():
+            raise StopRequestedError
         return super().__call__(lr)

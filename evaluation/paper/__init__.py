@@ -1,0 +1,1 @@
+"""The paper's tables with our results added: `python -m evaluation.paper`."""

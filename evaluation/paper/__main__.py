@@ -1,0 +1,182 @@
+"""Reproduces every table of the paper with our results added, in one command.
+
+`python -m evaluation.paper --checkpoints checkpoint --data dataset --out results` measures each checkpoint on each of the
+paper's test sets, reuses cached results, and writes Tables IV to X to `results/` as Markdown, CSV, LaTeX and one HTML page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from common import SCALES
+from common.cli import CliParser
+from common.device import pick_device
+from common.errors import escape_unprintable, run_cli
+from common.files import atomic_write, make_dir
+from common.tables import Table, to_markdown, write_table
+from dataset.benchmark_set import BenchmarkSet, available_scales, open_test_set
+from evaluation.cache import get_or_compute, hash_files
+from evaluation.compare import parse_compare
+from evaluation.complexity import count_all, scale_table
+from evaluation.paper import paper_results
+from evaluation.paper.discovery import SETS, BenchmarkInfo, Checkpoint, find_checkpoints, find_sets
+from evaluation.paper.methods import ENSEMBLE, OURS, Bicubic, make_methods
+from evaluation.paper.paper_tables import MeasuredRow, complexity_table, overview_table, quality_table, runtime_table
+from evaluation.paper.tables_html import write_page
+from inference.upscaler import PROTOCOLS
+
+TITLE = "The paper's tables with our results"
+TestSets = dict[tuple[BenchmarkInfo, int], BenchmarkSet]  # by set and scale
+
+
+def parse_flags() -> argparse.Namespace:
+    """The flags of the command line."""
+    parser = CliParser(
+        prog="python -m evaluation.paper",
+        description="Measure every checkpoint on the paper's test sets and write the paper's tables with our results.",
+    )
+    parser.add_argument(
+        "--checkpoints", type=Path, default=Path("checkpoint"), help="a weight file or a folder of them"
+    )
+    parser.add_argument("--data", type=Path, default=Path("dataset"), help="folder that holds Set5, Set14, ...")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for tables and cached results")
+    parser.add_argument(
+        "--compare", type=parse_compare, action="append", default=[], help="NAME=FOLDER of SR images, SET/xSCALE/"
+    )
+    parser.add_argument("--no_self_ensemble", action="store_true", help="skip the self-ensemble: 9 times as fast")
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="paper", help="SR to 8 bits: truncated or rounded")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    parser.add_argument("--no_cache", action="store_true", help="ignore cached results in --out")
+    parser.add_argument("--fresh", dest="no_cache", action="store_true", help=argparse.SUPPRESS)  # former name
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_flags()
+    test_sets = open_sets(args.data)
+    checkpoints, remarks = find_checkpoints(args.checkpoints)
+    for remark in remarks:
+        print(remark)
+    if not test_sets:
+        print(f"none of the paper's test sets is in {escape_unprintable(str(args.data))}: see docs/measuring.md")
+    make_dir(args.out)
+    rows = measure_all(args, checkpoints, test_sets)
+    counted = count_all()
+    tables = [overview_table([row for row in rows if row.paper_row == OURS])]
+    tables += [quality_table(known, rows, notes(args, known, rows[0], checkpoints, test_sets)) for known in SETS]
+    tables += [runtime_table(args.out / "inference.json"), complexity_table(counted), scale_table(counted)]
+    for table in tables:
+        write_table(table, args.out)
+    header = header_lines(args, checkpoints)
+    with atomic_write(args.out / "tables.md") as temporary:
+        temporary.write_text(render_markdown(header, tables), encoding="utf-8", errors="backslashreplace")
+    write_page(args.out / "report.html", TITLE, header, tables)
+    print(f"wrote {args.out / 'report.html'}, tables.md and each table as .md, .csv and .tex beside it")
+
+
+def open_sets(data: Path) -> TestSets:
+    """The paper's test sets that exist, at every scale they have, under the paper's names."""
+    folders, found = find_sets(data), {}
+    for known in SETS:
+        if folder := folders.get(known.name):
+            for scale in available_scales(folder):
+                found[known, scale] = replace(open_test_set(folder, scale), name=known.name)
+    return found
+
+
+def measure_all(args: argparse.Namespace, checkpoints: list[Checkpoint], test_sets: TestSets) -> list[MeasuredRow]:
+    """Our rows, bicubic first, with all results that could be measured or are cached in `--out`/measured."""
+    methods = make_methods(
+        checkpoints,
+        args.compare,
+        list(test_sets.values()),
+        pick_device(args.device),
+        args.protocol,
+        not args.no_self_ensemble,
+    )
+    rows = {Bicubic.label: MeasuredRow(Bicubic.label, Bicubic.paper_row)}
+    if not checkpoints:  # empty rows
+        rows |= {label: MeasuredRow(label, OURS) for label in (OURS, OURS + ENSEMBLE)[: 2 - args.no_self_ensemble]}
+    rows |= {method.label: MeasuredRow(method.label, method.paper_row) for method in methods}
+    for (known, scale), test_set in test_sets.items():
+        test_set = replace(test_set, pairs=[replace(pair) for pair in test_set.pairs])  # freed after this set
+        files = [file for pair in test_set.pairs for file in (pair.hr_path, pair.lr_path) if file]
+        inputs = {"test_set": known.name, "scale": scale, "test_set_sha256": hash_files(files)}
+        for method in methods:
+            if metadata := method.metadata(test_set):
+                name = re.sub(r"[^A-Za-z0-9.+-]+", "_", f"{known.name}_x{scale}_{metadata['method']}_{args.protocol}")
+                path = args.out / "measured" / f"{name}.json"
+                compute = partial(method.measure, test_set)
+                scores, cached = get_or_compute(path, metadata | inputs, compute, args.no_cache)
+                rows[method.label].scores[known.name, scale] = scores
+                print(format_result(known, scale, rows[method.label], cached), flush=True)
+    return list(rows.values())
+
+
+def format_result(known: BenchmarkInfo, scale: int, row: MeasuredRow, cached: bool) -> str:
+    """ "Set5 x2 CFSRCNN: 36.51 dB / 0.9531 (paper 37.79, -1.28)"."""
+    scores, difference = row.scores[known.name, scale], row.difference(known, scale)
+    line = f"{known.name} x{scale} {row.label}: {scores.psnr:.2f} dB / {scores.ssim:.4f}"
+    if row.paper_row and difference is not None:
+        line += f" (paper {paper_results.scores(known.name)[row.paper_row][scale].psnr:.2f}, {difference:+.2f})"
+    return line + ", cached" * cached
+
+
+def notes(
+    args: argparse.Namespace,
+    known: BenchmarkInfo,
+    bicubic: MeasuredRow,
+    checkpoints: list[Checkpoint],
+    test_sets: TestSets,
+) -> list[str]:
+    """What is missing in the table of a test set and how to get it, and why results are not comparable."""
+    available = [scale for each, scale in test_sets if each == known]
+    if not available:
+        return [known.download_hint(args.data)]
+    lines = []
+    for scale in SCALES:
+        if scale not in available:
+            lines.append(f"{known.name} in {args.data} has no x{scale}: `{known.command(args.data, scale)}`")
+            continue
+        scores = bicubic.scores[known.name, scale]
+        if known.images not in (None, scores.images):
+            lines.append(f"{known.name} x{scale} here has {scores.images} images, not {known.images}: not comparable")
+        if scores.lr_mismatch:
+            lines.append(
+                f"{scores.lr_mismatch:.1%} of the LR values of {known.name} x{scale} are not the benchmarks' resize: made "
+                "with another tool, so not comparable"
+            )
+        if not any(scale in checkpoint.scales for checkpoint in checkpoints):
+            lines.append(
+                f"no checkpoint for x{scale} in {args.checkpoints}: `python train.py --scale {scale} "
+                f"--ckpt_dir checkpoint/x{scale}`"
+            )
+    return lines
+
+
+def header_lines(args: argparse.Namespace, checkpoints: list[Checkpoint]) -> list[str]:
+    """What was measured and how: a few sentences, then a line for each checkpoint and each folder of SR images."""
+    return [
+        f"The paper: {paper_results.PAPER}. Rows in bold are ours: measured by `python -m evaluation.paper`, protocol "
+        f"{args.protocol}, float32. PSNR in dB and SSIM on the Y channel.",
+        *(
+            f"{each.label}: `{each.path}`, {', '.join(f'x{scale}' for scale in each.scales)}, SHA-256 `{each.sha256}`"
+            for each in checkpoints
+        ),
+        *(f"{name}: SR images in `{folder}`" for name, folder in args.compare),
+    ]
+
+
+def render_markdown(header: list[str], tables: list[Table]) -> str:
+    """All tables in one Markdown text, below `header`, the result of `header_lines`."""
+    first, *items = header
+    head = [f"# {TITLE}\n\n{first}\n", *(f"- {item}" for item in items)]
+    return "\n".join(head) + "\n\n" + "\n".join(map(to_markdown, tables))
+
+
+if __name__ == "__main__":
+    run_cli(main)

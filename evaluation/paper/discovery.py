@@ -1,0 +1,144 @@
+"""Finds what can be measured: the paper's test sets and checkpoints of CFSRCNN. Measures nothing."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from common import SCALES
+from common.errors import InputError
+from dataset.benchmark_set import normalize_name
+from evaluation.cache import hash_files
+from model.checkpoint import read_state_dict
+from model.key_mapping import inspect_state_dict
+
+PRETRAINED = re.compile(r"x([234])/cfsrcnn_x\1\.(pth|safetensors)$")
+
+
+@dataclass(frozen=True)
+class BenchmarkInfo:
+    """A test set of the paper: the number of its table, the names its folder may have, its image count if known."""
+
+    number: int
+    roman: str
+    name: str
+    folders: tuple[str, ...]  # as `normalize_name` spells them
+    images: int | None
+    source: str
+
+    def download_hint(self, data: Path) -> str:
+        """One sentence on how to get and prepare it."""
+        return f"{self.name} is not in {data}: {self.source}; then `{self.command(data, *SCALES)}`"
+
+    def command(self, data: Path, *scales: int) -> str:
+        """The command that prepares it from a folder of HR images."""
+        out = "" if data == Path("dataset") else f" --out {data}"
+        return f"python -m dataset.prepare --hr FOLDER --name {self.name}{out} --scales {' '.join(map(str, scales))}"
+
+
+EDSR = "EDSR's benchmark.tar holds it ready to use, or get the HR images"
+SETS = (
+    BenchmarkInfo(4, "IV", "Set5", ("set5",), 5, f"5 images of Bevilacqua et al., BMVC 2012. {EDSR}"),
+    BenchmarkInfo(5, "V", "Set14", ("set14",), 14, f"14 images of Zeyde et al., 2010. {EDSR}"),
+    BenchmarkInfo(
+        6, "VI", "B100", ("b100", "bsd100", "bsds100"), 100, f"the 100 test images of Berkeley's BSDS300. {EDSR}"
+    ),
+    BenchmarkInfo(
+        7,
+        "VII",
+        "Urban100",
+        ("urban100", "u100"),
+        100,
+        f"100 images of Huang et al., CVPR 2015 (the SelfExSR repository). {EDSR}",
+    ),
+    BenchmarkInfo(
+        8,
+        "VIII",
+        "720p",
+        ("720p", "div2k720p", "test720p"),
+        None,
+        "the authors' page offers no download of it, so its HR images have to come from them",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A weight file of CFSRCNN. `label`: the name of its rows; `scales`: the scales it supports."""
+
+    path: Path
+    label: str
+    sha256: str
+    scales: tuple[int, ...]
+
+
+def known_set(name: str) -> BenchmarkInfo | None:
+    """The test set that a folder of this name holds, in any common spelling; None for other names."""
+    return next((each for each in SETS if normalize_name(name) in each.folders), None)
+
+
+def find_sets(data: Path) -> dict[str, Path]:
+    """Name -> folder of the paper's test sets in `data` or `data`/benchmark; the first if two names match."""
+    if not data.is_dir():
+        raise InputError(f"--data {data}: no such folder; name the one that holds Set5, Set14, B100, Urban100, 720p")
+    places = [place for place in (data, data / "benchmark") if place.is_dir()]
+    folders = [each for place in places for each in sorted(place.iterdir()) if each.is_dir()]
+    found: dict[str, Path] = {}
+    for wanted in SETS:
+        for spelling in wanted.folders:
+            fits = [each for each in folders if normalize_name(each.name) == spelling]
+            if fits:
+                found.setdefault(wanted.name, fits[0])
+    return found
+
+
+def find_checkpoints(source: Path) -> tuple[list[Checkpoint], list[str]]:
+    """The CFSRCNN weight files at or below `source`, and a remark on each file that is skipped.
+
+    Of a training run's NAME_STEP.pth only the last is used, and of identical files only one. Pretrained weights such as
+    x2/cfsrcnn_x2.pth are labeled CFSRCNN; a file is labeled by its path if its label is taken at one of its scales.
+    """
+    if not source.exists():
+        raise InputError(
+            f"--checkpoints {source}: no such file or folder; name one that holds .pth or .safetensors files"
+        )
+    files, remarks = _last_steps([source] if source.is_file() else _weight_files(source))
+    found: list[Checkpoint] = []
+    for file in sorted(files, key=lambda file: (not PRETRAINED.search(file.as_posix()), str(file))):
+        info = inspect_state_dict(read_state_dict(file))
+        sha256 = hash_files([file], names=False)
+        if info is None:
+            remarks.append(f"skipped {file}: no checkpoint of CFSRCNN")
+        elif twin := next((each for each in found if each.sha256 == sha256), None):
+            remarks.append(f"skipped {file}: the same file as {twin.path}")
+        else:
+            new = Checkpoint(file, _label(file), sha256, info.scales)
+            if any(each.label == new.label and set(each.scales) & set(new.scales) for each in found):
+                inside = file.relative_to(source) if source.is_dir() else file
+                new = replace(new, label=f"CFSRCNN ({inside.as_posix()})")
+            found.append(new)
+    return found, remarks
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    found = [file for ending in ("pth", "safetensors") for file in folder.rglob(f"*.{ending}")]
+    return [file for file in found if file.is_file() and not file.name.startswith(".")]
+
+
+def _last_steps(files: list[Path]) -> tuple[list[Path], list[str]]:
+    runs: dict[tuple[Path, str], list[tuple[int, Path]]] = {}  # (step, file) of each run
+    for file in files:
+        step = re.fullmatch(r"(.+)_(\d+)", file.stem)
+        run = (file.parent, f"{step[1]}_*{file.suffix}" if step else file.name)
+        runs.setdefault(run, []).append((int(step[2]) if step else 0, file))
+    last = [max(run)[1] for run in runs.values()]
+    fewer = [(len(run) - 1, max(run)[1]) for run in runs.values() if len(run) > 1]
+    return last, [f"skipped {count} earlier steps of {file}" for count, file in fewer]
+
+
+def _label(file: Path) -> str:
+    """ "CFSRCNN" for cfsrcnn_x2 or cfsrcnn_600000, else "CFSRCNN (NAME)", without scale and step."""
+    name = re.sub(r"_\d+$", "", file.stem)
+    name = re.sub(r"[-_]?x[234]$", "", name)
+    return "CFSRCNN" if name.lower() in ("cfsrcnn", "") else f"CFSRCNN ({name})"

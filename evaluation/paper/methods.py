@@ -1,0 +1,138 @@
+"""The methods that `evaluation.paper` measures: bicubic, our networks, precomputed SR images of other methods.
+
+`metadata` describes what a method would measure on a test set: a cached result is reused while it is unchanged; None: nothing
+to measure there. `measure` measures it. `paper_row` is the paper's row to compare with, or None.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from common.errors import InputError
+from dataset.benchmark_set import BenchmarkSet
+from evaluation.cache import hash_files
+from evaluation.compare import find_sr, match_folders, measure_folder
+from evaluation.evaluate import EvalResult, evaluate
+from evaluation.paper import paper_results
+from evaluation.paper.discovery import Checkpoint
+from inference.upscaler import BicubicUpscaler, NetworkUpscaler, Upscale
+from model.checkpoint import load_model
+
+OURS = "CFSRCNN"  # the paper's row that our network and its self-ensemble are compared with
+ENSEMBLE = " + self-ensemble"
+
+
+class Method(Protocol):
+    """The interface of all methods."""
+
+    @property
+    def label(self) -> str:
+        """The name of its row."""
+
+    @property
+    def paper_row(self) -> str | None:
+        """The paper's row to compare with."""
+
+    def metadata(self, test_set: BenchmarkSet) -> dict | None:
+        """A JSON-serializable description of what it would measure there; None: nothing."""
+
+    def measure(self, test_set: BenchmarkSet) -> EvalResult:
+        """Measures it there, with a progress bar. Raises an `InputError` that names an unusable image."""
+
+
+class Bicubic:
+    """The bicubic baseline, `imresize`."""
+
+    label = paper_row = "Bicubic"
+
+    def metadata(self, test_set: BenchmarkSet) -> dict:
+        return {"method": "bicubic"}
+
+    def measure(self, test_set: BenchmarkSet) -> EvalResult:
+        return _evaluate(self, BicubicUpscaler(test_set.scale), test_set, check_lr=True)
+
+
+@dataclass
+class Network:
+    """A checkpoint, in float32; `self_ensemble`: averaged over the 8 dihedral transforms, in a row of its own."""
+
+    checkpoint: Checkpoint
+    self_ensemble: bool
+    device: torch.device
+    protocol: str
+    paper_row = OURS
+
+    @property
+    def label(self) -> str:
+        return self.checkpoint.label + ENSEMBLE * self.self_ensemble
+
+    def metadata(self, test_set: BenchmarkSet) -> dict | None:
+        if test_set.scale not in self.checkpoint.scales:
+            return None
+        return {
+            "method": self.checkpoint.sha256[:16] + "_ensemble" * self.self_ensemble,
+            "checkpoint": str(self.checkpoint.path),
+            "checkpoint_sha256": self.checkpoint.sha256,
+            "self_ensemble": self.self_ensemble,
+            "protocol": self.protocol,
+            "precision": "fp32",
+            "device": str(self.device),
+        }
+
+    def measure(self, test_set: BenchmarkSet) -> EvalResult:
+        scale = test_set.scale
+        upscale = NetworkUpscaler(
+            load_model(self.checkpoint.path, scale=scale),
+            scale,
+            self.device,
+            protocol=self.protocol,
+            self_ensemble=self.self_ensemble,
+        )
+        return _evaluate(self, upscale, test_set, check_lr=False)  # checked with bicubic
+
+
+class PrecomputedSR:
+    """SR images of another method in `root`, compared with the paper's row of the same name, if there is one."""
+
+    def __init__(self, name: str, root: Path, test_sets: list[BenchmarkSet]):
+        self.label = name
+        self.paper_row = next((each for each in paper_results.scores("Set5") if each.lower() == name.lower()), None)
+        self._folders = match_folders(name, root, test_sets)
+
+    def metadata(self, test_set: BenchmarkSet) -> dict | None:
+        folder = self._folders.get((test_set.name, test_set.scale))
+        if folder is None:
+            return None
+        files = filter(None, (find_sr(folder, pair) for pair in test_set.pairs))
+        return {"method": f"compare_{self.label}", "sr_sha256": hash_files(files)}
+
+    def measure(self, test_set: BenchmarkSet) -> EvalResult:
+        return measure_folder(self._folders[test_set.name, test_set.scale], test_set)
+
+
+def make_methods(
+    checkpoints: list[Checkpoint],
+    compare: list[tuple[str, Path]],
+    test_sets: list[BenchmarkSet],
+    device: torch.device,
+    protocol: str,
+    self_ensemble: bool,
+) -> list[Method]:
+    """All methods in the order of their rows. Raises `InputError` if two rows would have the same name."""
+    methods: list[Method] = [Bicubic()]
+    for ensemble in (False, True) if self_ensemble else (False,):
+        methods += [Network(checkpoint, ensemble, device, protocol) for checkpoint in checkpoints]
+    for name, root in compare:
+        if any(method.label == name for method in methods):
+            raise InputError(f"--compare {name}={root}: there is a row {name} already, give it another name")
+        methods.append(PrecomputedSR(name, root, test_sets))
+    return methods
+
+
+def _evaluate(method: Method, upscale: Upscale, test_set: BenchmarkSet, check_lr: bool) -> EvalResult:
+    bar = f"{method.label}, {test_set.name} x{test_set.scale}"
+    return evaluate(upscale, test_set, check_lr=check_lr, bar=bar)

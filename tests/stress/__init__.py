@@ -1,0 +1,1 @@
+"""Stress tests: killed training runs, memory growth and fuzzing. The first two also run as commands."""

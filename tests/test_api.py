@@ -1,0 +1,128 @@
+"""The Python API: `inference.load`, and `upscale`, which returns the type of image that it is given."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import COLOR, GRAY, ROOT
+from PIL import Image
+
+from common.errors import InputError
+from dataset.imresize import imresize
+from inference import load
+from inference.upscaler import NetworkUpscaler
+from model.checkpoint import load_model, save_state_dict
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+ALPHA = np.linspace(0, 255, 140).reshape(10, 14).astype(np.uint8)
+ARRAYS = {"L": GRAY, "LA": np.dstack([GRAY, ALPHA]), "RGB": COLOR, "RGBA": np.dstack([COLOR, ALPHA])}
+
+
+@pytest.fixture(scope="module")
+def net(checkpoint):
+    return load(checkpoint, device="cpu")
+
+
+def test_an_array_is_upscaled_as_the_network_says(net, checkpoint):
+    expected = NetworkUpscaler(load_model(checkpoint), 2, protocol="rounded")(COLOR)
+    assert np.array_equal(net.upscale(COLOR), expected) and expected.std() > 1
+
+
+def test_it_is_what_the_command_writes(net, checkpoint, command, tmp_path):
+    Image.fromarray(ARRAYS["RGBA"]).save(tmp_path / "a.png")
+    flags = ["--scale", 2, "--ckpt_path", checkpoint, "--input", tmp_path / "a.png", "--sample_dir", tmp_path]
+    assert command("tcw_sample.py", *flags, "--device", "cpu", "--precision", "fp32").code == 0
+    assert np.array_equal(net.upscale(ARRAYS["RGBA"]), np.asarray(Image.open(tmp_path / "a_x2.png")))
+
+
+@pytest.mark.parametrize("mode", ARRAYS)
+def test_array_in_array_out_and_image_in_image_out(net, mode):
+    array = ARRAYS[mode]
+    out = net.upscale(array)
+    assert isinstance(out, np.ndarray) and out.dtype == np.uint8 and out.shape == (20, 28, *array.shape[2:])
+    image = net.upscale(Image.fromarray(array))
+    assert image.mode == mode and np.array_equal(np.asarray(image), out)
+
+
+def test_alpha_is_upscaled_by_bicubic_and_changes_no_color(net):
+    out = net.upscale(ARRAYS["RGBA"])
+    assert np.array_equal(out[:, :, :3], net.upscale(COLOR)) and np.array_equal(out[:, :, 3], imresize(ALPHA, 2))
+
+
+def test_the_image_that_goes_in_stays_as_it_is(net):
+    array, image = COLOR[::-1, ::-1], Image.fromarray(COLOR)
+    array.flags.writeable = False
+    net.upscale(image)
+    assert np.array_equal(net.upscale(array), net.upscale(array.copy())) and np.array_equal(np.asarray(image), COLOR)
+
+
+def test_a_palette_becomes_color_and_the_exif_orientation_is_applied_once(net):
+    assert net.upscale(Image.fromarray(COLOR).quantize(16)).mode == "RGB"
+    turned = Image.fromarray(COLOR)
+    turned.getexif()[0x0112] = 6
+    out = net.upscale(turned)
+    upright = net.upscale(Image.fromarray(COLOR).transpose(Image.Transpose.ROTATE_270))
+    assert out.size == (20, 28) and np.array_equal(np.asarray(out), np.asarray(upright))
+    assert out.getexif().get(0x0112, 1) == 1
+
+
+def test_the_network_is_at_hand(net):
+    assert net.scale == 2 and not net.net.training
+    assert load(ROOT / "checkpoint/x4/cfsrcnn_x4.pth", device="cpu").upscale(GRAY).shape == (40, 56)
+
+
+def test_a_multi_scale_file_is_asked_for_its_scale(golden_net, tmp_path):
+    file = tmp_path / "all.safetensors"
+    save_state_dict(golden_net("multi").state_dict(), file)
+    with pytest.raises(InputError, match=r"a multi-scale .* choose its scale"):
+        load(file)
+    assert load(file, scale=3, device="cpu").upscale(GRAY).shape == (30, 42)
+
+
+@pytest.mark.parametrize(
+    ("image", "phrase"),
+    [
+        (COLOR / 255, "float64 10x14x3 is no image: give uint8"),
+        (COLOR[:0], "uint8 0x14x3 is no image"),
+        (COLOR[:, :, :1], "uint8 10x14x1 is no image"),
+        (COLOR[0, 0], "uint8 3 is no image"),
+        ("image.jpg", "str is no image"),
+        (Image.fromarray(GRAY.astype(np.uint16)), "mode I;16 has more than 8 bits"),
+        (Image.new("RGB", (0, 5)), "of 0x5 pixels"),
+    ],
+)
+def test_what_is_no_8_bit_image_is_refused(net, image, phrase):
+    with pytest.raises(InputError, match=phrase):
+        net.upscale(image)
+
+
+def test_what_does_not_fit_is_refused(checkpoint):
+    for phrase, options in {
+        "an x2": {"scale": 3},
+        "no precision 'fp8': use fp32": {"precision": "fp8"},
+        "no device 'gpu'": {"device": "gpu"},
+    }.items():
+        with pytest.raises(InputError, match=phrase):
+            load(checkpoint, **options)
+
+
+def test_a_gpu_that_is_not_there_is_refused(checkpoint, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(InputError, match="no device 'cuda:2': the CUDA GPUs here are 0 to 1"):
+        load(checkpoint, device="cuda:2")
+
+
+def test_lower_packages_load_without_the_higher_ones():
+    script = """
+import sys
+loaded = lambda: {name.partition('.')[0] for name in sys.modules}
+import model.checkpoint
+assert not loaded() & {"inference", "evaluation"}
+import inference
+assert "evaluation" not in loaded()
+"""
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0

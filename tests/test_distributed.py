@@ -1,0 +1,142 @@
+"""Several processes train as one does: same losses, weights and validation, one log, no hang when one dies."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, difference
+
+from common.errors import InputError
+from model.checkpoint import read_state_dict, safe_torch_load
+from tests.stress.crash_recovery import log_of
+from training.distributed import DistributedContext
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found by /proc")
+FLAGS = "--patch_size 8 --batch_size 7 --init identity --device cpu --print_interval 3 --lr 1e-3".split()  # noqa: SIM905
+
+
+@pytest.fixture(scope="module")
+def data(training_set, image_folder) -> list[str]:
+    """The flags that name a training set and a test set of four small photographs."""
+    return ["--train_data_path", str(training_set), "--val_data_dir", str(image_folder)]
+
+
+def start(data: list[str], folder: Path, *flags: str | int) -> subprocess.Popen:
+    argv = [sys.executable, ROOT / "train.py", *data, *FLAGS, "--ckpt_dir", folder, *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(list(map(str, argv)), stdout=-1, stderr=-1, text=True, env=environment, cwd=folder.parent)
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def first_moments(folder: Path) -> list[torch.Tensor]:
+    """Adam's first moment of each parameter."""
+    state = safe_torch_load(folder / "cfsrcnn_latest.train.pt")["optimizer"]["state"]
+    return [each["exp_avg"] for each in state.values()]
+
+
+@pytest.fixture(scope="module")
+def alone(data, tmp_path_factory) -> Path:
+    """Six steps by one process."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    assert finish(start(data, folder, "--max_steps", 6))[0] == 0
+    return folder
+
+
+def test_several_processes_train_as_one(data, alone, tmp_path):
+    """Three, so that neither the batch of 7 nor the 4 test images can be sharded evenly."""
+    processes = 3
+    code, out, err = finish(start(data, tmp_path / "run", "--max_steps", 6, "--num_gpu", processes))
+    assert code == 0, err
+    assert f"cpu x {processes} processes" in out and out.count("trained to step 6") == 1
+    ours, theirs = log_of(tmp_path / "run"), log_of(alone)
+    assert [line["step"] for line in ours] == [3, 6]
+    for line, expected in zip(ours, theirs, strict=True):
+        assert line["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+        assert line["validation"]["x2"]["psnr"] == pytest.approx(expected["validation"]["x2"]["psnr"], abs=1e-3)
+    state, expected = read_state_dict(tmp_path / "run/cfsrcnn_6.pth"), read_state_dict(alone / "cfsrcnn_6.pth")
+    for (
+        name,
+        weight,
+    ) in expected.items():  # Adam makes whole steps of gradients that are rounding and nothing else: a few
+        assert torch.isclose(state[name], weight, atol=1e-5).float().mean() > 0.999, name
+    for moment, theirs in zip(first_moments(tmp_path / "run"), first_moments(alone), strict=True):
+        assert difference(moment, theirs) < 1e-4  # of all gradients
+
+
+def test_torchrun_goes_on_where_one_process_stopped(data, alone, tmp_path):
+    """As on several nodes, and with another number of processes than before."""
+    shutil.copytree(alone, tmp_path / "run")
+    argv = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", ROOT / "train.py", *data, *FLAGS]
+    argv += ["--ckpt_dir", tmp_path / "run", "--max_steps", 7, "--resume"]
+    done = subprocess.run([sys.executable, *map(str, argv)], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "at step 6" in done.stdout and [line["step"] for line in log_of(tmp_path / "run")] == [3, 6, 7]
+
+
+def test_an_error_is_reported_once_and_has_its_exit_code(data, tmp_path):
+    code, out, err = finish(start(data, tmp_path / "run", "--max_steps", 6, "--num_gpu", 2, "--patch_size", 50))
+    lines = [line for line in (out + err).splitlines() if line.startswith("error: ")]
+    assert code == 2 and len(lines) == 1 and "--patch_size 50" in lines[0] and "Traceback" not in out + err
+
+
+def test_sigterm_saves_the_state_and_a_process_that_dies_ends_the_run_within_a_minute(data, tmp_path):
+    flags = ["--max_steps", 100_000, "--num_gpu", 2, "--print_interval", 2]
+    process = start(data, tmp_path / "run", *flags)
+    wait_for(tmp_path / "run/cfsrcnn_2.pth")
+    process.send_signal(signal.SIGTERM)
+    code, _, err = finish(process)
+    assert code == 143 and "go on with --resume" in err
+    state = torch.load(tmp_path / "run/cfsrcnn_latest.train.pt", weights_only=True)
+
+    process = start(data, tmp_path / "run", *flags, "--resume")
+    wait_for(tmp_path / f"run/cfsrcnn_{state['step'] // 2 * 2 + 2}.pth")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = [int(child) for child in children if b"train.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    os.kill(workers[-1], signal.SIGKILL)
+    begin = time.monotonic()
+    code, _, err = finish(process)
+    assert time.monotonic() - begin < 60
+    assert code != 0 and "was killed by signal 9" in err
+
+
+def wait_for(path: Path) -> None:
+    for _ in range(1200):
+        if path.exists():
+            return
+        time.sleep(0.1)
+    raise TimeoutError(path)
+
+
+def test_too_few_gpus_are_said_by_the_first_process_too(monkeypatch):
+    """torchrun starts as many as it is told to; only the main process prints."""
+    for name, value in {"WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 4, "RANK": 0, "LOCAL_RANK": 0}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="this machine has 2 GPUs, too few"):
+        DistributedContext(torch.device("cuda"))
+
+
+def test_a_batch_smaller_than_the_processes_is_refused(expect_error):
+    expect_error("it must be at least --num_gpu 4", "train.py", "--batch_size", 3, "--num_gpu", 4)
+
+
+def test_torchrun_with_more_processes_than_patches_is_refused(data, tmp_path, expect_error, monkeypatch):
+    for name, value in {"WORLD_SIZE": 9, "RANK": 0, "LOCAL_RANK": 0}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda backend: None)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 9)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
+    monkeypatch.setattr(DistributedContext, "all_gather", lambda context, items: items)
+    expect_error("too small for 9 processes", "train.py", *data, *FLAGS, "--ckpt_dir", tmp_path / "run")

@@ -1,0 +1,146 @@
+"""`tcw_sample.py` on a test set: where its output goes, what it reports, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import GOLDEN, sample_image
+from PIL import Image
+
+from dataset.benchmark_set import open_test_set
+from dataset.images import read_rgb
+from evaluation.evaluate import evaluate
+from evaluation.metrics import compute_scores
+from inference.upscaler import BicubicUpscaler
+
+
+@pytest.fixture
+def butterfly(tmp_path):
+    """The butterfly of Set5 as a test set "Fly" with x2 and x3, as published."""
+    for scale in (2, 3):
+        (tmp_path / f"Fly/x{scale}").mkdir(parents=True)
+        for kind in ("HR", "LR"):
+            shutil.copy(GOLDEN / f"butterfly/img_003_SRF_{scale}_{kind}.png", tmp_path / f"Fly/x{scale}")
+    return tmp_path / "Fly"
+
+
+def test_sr_and_hr_images_land_where_the_authors_put_them(command, butterfly, checkpoint, tmp_path):
+    argv = ["--test_data_dir", butterfly, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
+    assert command("tcw_sample.py", *argv).code == 0
+    folder = tmp_path / "out/net/Fly/x2"
+    assert [file.name for file in (folder / "SR").iterdir()] == ["img_003_SRF_2_SR.png"]
+    hr = read_rgb(folder / "HR/img_003_SRF_2_HR.png")
+    assert np.array_equal(hr, read_rgb(butterfly / "x2/img_003_SRF_2_HR.png"))
+    results = json.loads((folder / "results.json").read_text())
+    written = compute_scores(read_rgb(folder / "SR/img_003_SRF_2_SR.png"), hr, 2)
+    assert results["images"][0]["psnr"] == written.psnr and results["mean"]["ssim"] == written.ssim
+    assert results["scale"] == 2 and results["protocol"] == "paper" and len(results["checkpoint_sha256"]) == 64
+
+
+def test_the_table_has_every_image_the_mean_and_both_kinds_of_psnr(command, butterfly, tmp_path):
+    argv = ["--model", "bicubic", "--test_data_dir", butterfly, "--scale", 3, "--sample_dir", tmp_path / "out"]
+    outcome = command("tcw_sample.py", *argv)
+    head, row, _, mean, line, folder, report = outcome.out.splitlines()
+    assert head.split() == ["image", "PSNR", "SSIM", "RGB", "PSNR", "seconds"]
+    assert row.split()[:4] == ["img_003_SRF_3_SR.png", "24.04", "0.8214", "22.77"]
+    assert mean.split()[:4] == ["mean", "24.04", "0.8214", "22.77"]
+    assert line == "Fly x3 bicubic, protocol paper: 24.04 dB / 0.8214 on Y (RGB 22.77 dB)"
+    assert folder == f"SR images: {tmp_path}/out/bicubic/Fly/x3/SR"
+    assert report == f"report: {tmp_path}/out/bicubic/Fly/x3/report.html"
+
+
+def test_the_baseline_stands_beside(command, butterfly, checkpoint, tmp_path):
+    argv = ["--test_data_dir", butterfly, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
+    outcome = command("tcw_sample.py", *argv, "--baseline")
+    assert "bicubic PSNR" in outcome.out
+    results = json.loads((tmp_path / "out/net/Fly/x2/results.json").read_text())
+    expected = evaluate(BicubicUpscaler(2), open_test_set(butterfly, 2)).mean.scores
+    assert results["bicubic"]["mean"]["psnr"] == expected.psnr
+
+
+def test_the_baseline_is_computed_once(command, image_folder, checkpoint, tmp_path, monkeypatch):
+    upscale, sizes = BicubicUpscaler.__call__, []
+    monkeypatch.setattr(BicubicUpscaler, "__call__", lambda self, lr: sizes.append(lr.shape) or upscale(self, lr))
+    argv = ["--test_data_dir", image_folder, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
+    assert command("tcw_sample.py", *argv, "--baseline").code == 0 and len(sizes) == 4
+
+
+def test_the_figures_are_kept_though_the_report_fails(expect_error, image_folder, checkpoint, tmp_path):
+    folder = tmp_path / "out/net" / image_folder.name / "x2"
+    (folder / "report.html").mkdir(parents=True)
+    argv = ["--test_data_dir", image_folder, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
+    expect_error("report.html is a folder", "tcw_sample.py", *argv, "--baseline")
+    assert len(json.loads((folder / "results.json").read_text())["images"]) == 4
+
+
+def test_a_progress_bar_is_shown_where_it_is_asked_for(butterfly, capsys):
+    test_set = open_test_set(butterfly, 2)
+    evaluate(BicubicUpscaler(2), test_set, on_image=lambda *_: None)
+    assert capsys.readouterr().err == ""
+    evaluate(BicubicUpscaler(2), test_set, bar="flying")
+    assert "flying: 100%" in capsys.readouterr().err
+
+
+def test_the_protocol_decides_between_truncating_and_rounding(command, butterfly, checkpoint, tmp_path):
+    argv = ["--test_data_dir", butterfly, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
+    means = {}
+    for protocol in ("paper", "rounded"):
+        command("tcw_sample.py", *argv, "--protocol", protocol)
+        means[protocol] = read_rgb(tmp_path / "out/net/Fly/x2/SR/img_003_SRF_2_SR.png").mean()
+    assert 0.4 < means["rounded"] - means["paper"] < 0.6
+
+
+def test_the_self_ensemble_has_a_folder_of_its_own(command, image_folder, checkpoint, tmp_path):
+    argv = ["--test_data_dir", image_folder, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
+    assert command("tcw_sample.py", *argv, "--self_ensemble").code == 0
+    assert (tmp_path / "out/net_ensemble" / image_folder.name / "x2/results.json").is_file()
+
+
+def test_lr_images_of_another_tool_get_one_warning_with_their_share(command, butterfly, tmp_path):
+    argv = ["--model", "bicubic", "--test_data_dir", butterfly, "--scale", 2, "--sample_dir", tmp_path / "out"]
+    assert "warning" not in command("tcw_sample.py", *argv).out
+    lr = butterfly / "x2/img_003_SRF_2_LR.png"
+    Image.open(butterfly / "x2/img_003_SRF_2_HR.png").resize((128, 128), Image.Resampling.BICUBIC).save(lr)
+    outcome = command("tcw_sample.py", *argv)
+    assert outcome.code == 0 and outcome.out.count("warning: ") == 1 and "% of the LR values" in outcome.out
+
+
+def test_a_folder_of_hr_images_is_a_test_set(command, image_folder, tmp_path):
+    argv = ["--model", "bicubic", "--test_data_dir", image_folder, "--scale", 4, "--sample_dir", tmp_path / "out"]
+    assert command("tcw_sample.py", *argv).code == 0
+    assert len(list((tmp_path / "out/bicubic" / image_folder.name / "x4/SR").iterdir())) == 4
+
+
+def test_gray_images_are_converted_and_reported_once(command, tmp_path):
+    (tmp_path / "Gray").mkdir()
+    Image.fromarray(sample_image("coffee.png", 48, 48)).convert("L").save(tmp_path / "Gray/a.png")
+    argv = ["--model", "bicubic", "--test_data_dir", tmp_path / "Gray", "--scale", 2, "--sample_dir", tmp_path / "out"]
+    assert "converted to 8-bit RGB: 1 grayscale (a.png)" in command("tcw_sample.py", *argv).out
+
+
+def test_an_unusable_pair_is_named_and_never_skipped(expect_error, butterfly, tmp_path):
+    argv = ["tcw_sample.py", "--model", "bicubic", "--test_data_dir", butterfly, "--sample_dir", tmp_path / "out"]
+    shutil.copy(butterfly / "x3/img_003_SRF_3_LR.png", butterfly / "x2/img_003_SRF_2_LR.png")
+    expect_error("img_003_SRF_2_LR.png is 85x85", *argv, "--scale", 2)
+    Image.fromarray(sample_image("coffee.png", 12, 12)).save(butterfly / "x3/tiny_HR.png")
+    Image.fromarray(sample_image("coffee.png", 4, 4)).save(butterfly / "x3/tiny_LR.png")
+    expect_error("too small to measure", *argv, "--scale", 3)
+
+
+def test_a_wrong_checkpoint_name_gets_the_one_that_is_meant(expect_error):
+    argv = ["tcw_sample.py", "--model", "cfsrcnn", "--ckpt_path", "checkpoint/x3/cfsrcnn_x4.pth"]
+    expect_error("you mean checkpoint/x4/cfsrcnn_x4.pth", *argv, "--scale", 4)
+    expect_error("you mean checkpoint/x3/cfsrcnn_x3.pth", *argv, "--scale", 3)
+
+
+def test_what_does_not_fit_together_is_one_line(expect_error, butterfly, checkpoint, tmp_path):
+    argv = ["tcw_sample.py", "--test_data_dir", butterfly, "--sample_dir", tmp_path / "out"]
+    expect_error("is an x2 CFSRCNN checkpoint", *argv, "--scale", 3, "--ckpt_path", checkpoint)
+    expect_error("needs weights: --ckpt_path", *argv, "--scale", 2)
+    expect_error("must be 1", *argv, "--scale", 2, "--ckpt_path", checkpoint, "--group", 2)
+    expect_error("has x2, x3 but no x4", *argv, "--scale", 4, "--model", "bicubic")
+    (tmp_path / "file").write_text("")
+    expect_error("file is a file", *argv, "--scale", 2, "--model", "bicubic", "--sample_dir", tmp_path / "file")

@@ -1,0 +1,140 @@
+"""Distributed training: starting processes, this process's rank and device, sharding and collectives.
+
+Started by `torchrun`, by `train.py --num_gpu N` (which uses PyTorch's own launcher), or not at all: then there is
+one process, and everything here is a no-op. NCCL between GPUs, Gloo between CPU processes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from common.errors import InputError, summarize_exception
+
+Item = TypeVar("Item")
+
+
+def is_distributed() -> bool:
+    """Whether this process is one of several that a launcher started."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def launch(script: str, flags: Sequence[str], processes: int) -> int:
+    """Runs `python SCRIPT FLAGS` in `processes` processes on this machine; returns the exit code of the first to fail, or 0."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # our processes report their own errors
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)(script, *flags)
+    except ChildFailedError as error:
+        first = min(error.failures.values(), key=lambda failure: failure.timestamp)
+        if first.exitcode < 0:
+            print(f"error: process {first.local_rank} was killed by signal {-first.exitcode}", file=sys.stderr)
+        return first.exitcode if first.exitcode > 0 else 1
+    except SignalException as stop:  # the launcher has forwarded it and waited
+        return 128 + stop.sigval
+    return 0
+
+
+class DistributedContext:
+    """The `rank` and `device` of this process among `world_size`. Only the main process, rank 0, writes and prints.
+
+    A context manager around all that the processes do together.
+    """
+
+    def __init__(self, device: torch.device):
+        self.world_size, self.rank, self.device = 1, 0, device
+        if is_distributed():
+            if device.type == "mps":
+                raise InputError("a Mac's GPU trains in one process: use --device cpu for several")
+            local = int(os.environ.get("LOCAL_RANK", "0"))
+            if device.type == "cuda":
+                here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+                if max(here - 1, local) >= torch.cuda.device_count():  # the same in all processes, of which one prints
+                    raise InputError(
+                        f"this machine has {torch.cuda.device_count()} GPUs, too few: start fewer processes"
+                    )
+                self.device = torch.device("cuda", local)
+                torch.cuda.set_device(self.device)
+            if not dist.is_initialized():
+                dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            self.world_size, self.rank = dist.get_world_size(), dist.get_rank()
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this is rank 0, which writes and prints."""
+        return self.rank == 0
+
+    def shard(self, number: int) -> slice:
+        """This process's slice of `number` consecutive items; the slices differ by one item at most."""
+        return slice(number * self.rank // self.world_size, number * (self.rank + 1) // self.world_size)
+
+    def wrap_ddp(self, net: nn.Module, unused: bool) -> nn.Module:
+        """`net` for the forward pass, with gradients averaged over the processes. `unused`: some weights may get none."""
+        if self.world_size == 1:
+            return net
+        device_ids = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(net, device_ids=device_ids, find_unused_parameters=unused)
+
+    def grad_sync(self, replica: nn.Module, now: bool) -> AbstractContextManager:
+        """A context for a forward and backward pass: average the gradients over the processes `now`, or in a later pass."""
+        return nullcontext() if now or self.world_size == 1 else cast(DistributedDataParallel, replica).no_sync()
+
+    def all_reduce(self, values: Tensor) -> Tensor:
+        """The sum over all processes, returned in each."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def all_gather(self, items: list[Item]) -> list[Item]:
+        """The items of all processes in rank order, returned in each."""
+        if self.world_size == 1:
+            return items
+        parts: list[list[Item]] = [[] for _ in range(self.world_size)]
+        dist.all_gather_object(parts, items)
+        return [item for part in parts for item in part]
+
+    @contextmanager
+    def hold_on_main(self, lock: AbstractContextManager) -> Iterator[None]:
+        """The main process holds `lock` for all; if it cannot, all raise its `InputError`."""
+        refusal = ""
+        with ExitStack() as stack:
+            if self.is_main_process:
+                try:
+                    stack.enter_context(lock)
+                except (InputError, OSError) as error:
+                    refusal = summarize_exception(error)
+            if refusal := self.all_gather([refusal])[0]:
+                raise InputError(refusal)
+            yield
+
+    def __enter__(self) -> DistributedContext:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Destroys the process group; otherwise Gloo's threads may abort a process at its exit."""
+        failed = kind is not None and not issubclass(kind, SystemExit)
+        if dist.is_initialized() and not (failed and self.device.type == "cuda"):  # NCCL would wait for the others
+            dist.destroy_process_group()

@@ -1,0 +1,142 @@
+"""The state of a training run on disk, CKPT_DIR/CKPT_NAME_latest.train.pt: saving, finding and restoring it.
+
+It holds everything needed to resume: weights, EMA weights, optimizer, patch sampler, random number generator.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from common.errors import InputError, summarize_exception
+from common.files import DeferredErrorFile, atomic_write
+from dataset.patches import PatchSampler
+from model.checkpoint import safe_torch_load
+from training.muon import MuonWithAuxAdam
+
+STATE_KEYS = ("options", "images", "step", "seconds", "window", "net", "ema", "optimizer", "sampler", "random")
+RESUME_INVARIANTS = (
+    "model",
+    "scale",
+    "group",
+    "patch_size",
+    "batch_size",
+    "seed",
+    "ema",
+    "optimizer",
+)  # fixed for the whole run
+
+
+class TrainingState:
+    """The state file of one run; `ema` is None without EMA weights."""
+
+    def __init__(self, args: argparse.Namespace):
+        self._args = args
+        self.path = Path(args.ckpt_dir) / f"{args.ckpt_name}_latest.train.pt"
+
+    def find(self) -> dict | None:
+        """The saved state to resume from; None for a fresh start.
+
+        `InputError` if a fresh start would overwrite a run, or if the file is damaged or of a run with other options.
+        """
+        args = self._args
+        if not self.path.exists():
+            if not args.resume:
+                self._check_weights()
+            return None
+        if not args.resume:
+            raise InputError(
+                f"{self.path} belongs to a run that stands there: go on with --resume, or choose another "
+                "--ckpt_dir or --ckpt_name"
+            )
+        if not self.path.is_file():
+            raise InputError(f"{self.path} is no ordinary file, but the state of the run is to be there: move it away")
+        with self._readable():
+            saved = safe_torch_load(self.path)
+            options = {name: saved[name] for name in STATE_KEYS}["options"].items()
+            saved["step"], saved["seconds"] = int(saved["step"]), float(saved["seconds"])
+            saved["window"] = [(float(loss), float(norm)) for loss, norm in saved["window"]]
+        for name, value in options:
+            if name not in RESUME_INVARIANTS or getattr(args, name) != value:
+                have = getattr(args, name, "known here")
+                raise InputError(f"--resume: the run in {self.path.parent} has --{name} {value}, not {have}")
+        return saved
+
+    def save(
+        self,
+        counters: dict,
+        net: nn.Module,
+        ema: nn.Module | None,
+        optimizer: torch.optim.Optimizer | MuonWithAuxAdam,
+        sampler: PatchSampler,
+    ) -> None:
+        """Writes the state atomically. `counters`: plain values, "images", "step", "seconds" and "window"."""
+        state = {
+            "options": {name: getattr(self._args, name) for name in RESUME_INVARIANTS},
+            **counters,
+            "net": net.state_dict(),
+            "ema": ema.state_dict() if ema else None,
+            "optimizer": optimizer.state_dict(),
+            "sampler": sampler.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+        with atomic_write(self.path) as temporary, DeferredErrorFile(temporary) as file:
+            torch.save(state, file)
+
+    def restore(
+        self,
+        saved: dict,
+        images: int,
+        net: nn.Module,
+        ema: nn.Module | None,
+        optimizer: torch.optim.Optimizer | MuonWithAuxAdam,
+        sampler: PatchSampler,
+    ) -> None:
+        """Restores what `find` returned. `InputError` if the training set has another number of images."""
+        if saved["images"] != images:
+            raise InputError(
+                f"--resume: the run in {self.path.parent} had {saved['images']} images, but "
+                f"{self._args.train_data_path} has {images}: give it the same --train_data_path"
+            )
+        with self._readable():
+            net.load_state_dict(saved["net"])
+            if ema is not None:
+                ema.load_state_dict(saved["ema"])
+            optimizer.load_state_dict(saved["optimizer"])
+            _check_shapes(optimizer)
+            sampler.load_state_dict(saved["sampler"])
+            torch.set_rng_state(saved["random"])
+
+    def _check_weights(self) -> None:
+        """`InputError` if weights of this name exist without a state: a fresh start would overwrite them."""
+        name = re.compile(re.escape(self._args.ckpt_name) + r"_[0-9]+\.pth")
+        if self.path.parent.is_dir() and (
+            there := sorted(each for each in os.listdir(self.path.parent) if name.fullmatch(each))
+        ):
+            raise InputError(
+                f"{self.path.parent / there[0]} is of an earlier run and might be overwritten: choose another --ckpt_dir "
+                "or --ckpt_name, move it away, or allow it by --resume"
+            )
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # a damaged file may fail in any way
+            what = f"{type(error).__name__}: {summarize_exception(error)[:200]}"
+            raise InputError(f"{self.path} cannot be read ({what}): move it away") from None
+
+
+def _check_shapes(optimizer: torch.optim.Optimizer | MuonWithAuxAdam) -> None:
+    """`ValueError` if a state has another shape than its weight, which PyTorch does not check."""
+    for part in optimizer.parts.values() if isinstance(optimizer, MuonWithAuxAdam) else (optimizer,):
+        for weight, values in part.state.items():
+            if any(value.ndim and value.shape != weight.shape for value in values.values()):
+                raise ValueError("the optimizer's state is of other shapes than the weights")
