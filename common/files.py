@@ -56,14 +56,22 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
 def atomic_dir(path: Path) -> Iterator[Path]:
     """Yields a temporary folder, renamed to `path` if the block succeeds; `path` must not exist yet."""
 
-    def make() -> tuple[int, str]:
-        name = tempfile.mkdtemp("", TEMP_PREFIX, path.parent)
-        return os.open(name, os.O_RDONLY), name
-
-    with mkdir_remove_if_empty(path.parent), translate_disk_full(path), _temporary(path.parent, make) as temporary:
+    with translate_disk_full(path), temporary_dir(path.parent) as temporary:
         yield temporary
         os.chmod(temporary, 0o777 & ~_umask())
         os.rename(temporary, path)
+
+
+@contextmanager
+def temporary_dir(parent: Path) -> Iterator[Path]:
+    """Yields a new folder in `parent`, removed when the block ends; after a kill, when `parent` is next written to."""
+
+    def make() -> tuple[int, str]:
+        name = tempfile.mkdtemp("", TEMP_PREFIX, parent)
+        return os.open(name, os.O_RDONLY), name
+
+    with mkdir_remove_if_empty(parent), _temporary(parent, make) as temporary:
+        yield temporary
 
 
 @contextmanager
@@ -136,6 +144,16 @@ def make_dir_within(root: Path, path: Path) -> Path:
 def realpath(path: Path) -> Path:
     """The absolute path with links resolved; unlike `Path.resolve` it does not fail on a cycle of links."""
     return Path(os.path.realpath(path))
+
+
+def ensure_free_space(folder: Path, size: int) -> None:
+    """`InputError` if fewer than `size` bytes are free on the disk of `folder`, which need not exist yet."""
+    there = next(each for each in (realpath(folder), *realpath(folder).parents) if each.exists())
+    free = shutil.disk_usage(there).free
+    if free < size:
+        raise InputError(
+            f"{folder}: {size / 1e6:,.0f} MB are needed but only {free / 1e6:,.0f} MB free: free space or use another disk"
+        )
 
 
 @contextmanager

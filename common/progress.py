@@ -15,14 +15,19 @@ def progress(
     unit: str = "it",
     initial: int = 0,
     hide: bool = False,
+    unit_scale: bool = False,
 ) -> tqdm:
-    """A tqdm bar on stderr; where that is no terminal it is renewed every 20 seconds in place of ten times a second."""
+    """A tqdm bar on stderr; where that is no terminal it is renewed every 20 seconds in place of ten times a second.
+
+    `unit_scale`: 3,530,603,713 is shown as 3.53G.
+    """
     live = sys.stderr.isatty()
     return tqdm(
         iterable,
         total=total,
         desc=desc,
         unit=unit,
+        unit_scale=unit_scale,
         initial=initial,
         mininterval=0.2 if live else 20,
         maxinterval=1 if live else 60,
