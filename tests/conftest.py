@@ -19,6 +19,7 @@ import pytest
 import skimage
 import torch
 from PIL import Image
+from serving import data_server, download, small_archives  # noqa: F401 - fixtures
 from torch import nn
 
 ROOT = Path(__file__).parent.parent

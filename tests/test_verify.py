@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import sample_image
 from PIL import Image
+from serving import published_hash
 
 from dataset.images import read_rgb, write_png
 from dataset.prepare import prepare
@@ -36,13 +36,6 @@ def tiny(tmp_path, monkeypatch) -> Path:
     file.write_text(json.dumps({"definition": "", "aliases": {"little": "Tiny"}, "sets": {"Tiny": table, "More": {}}}))
     monkeypatch.setattr("dataset.verify.PUBLISHED", file)
     return tmp_path / "Tiny"
-
-
-def published_hash(folder: Path, kind: str) -> dict:
-    """The hash by its definition, the images in the order 2, 9, 10: as `img_001` ... `img_003` would be published."""
-    files = sorted(folder.glob(f"*_{kind}.png"), key=lambda file: int(file.name.partition("_")[0]))
-    digests = b"".join(hashlib.sha256(read_rgb(file).tobytes()).digest() for file in files)
-    return {"images": len(files), "sha256": hashlib.sha256(digests).hexdigest()}
 
 
 def as_edsr(folder: Path) -> None:
