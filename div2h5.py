@@ -11,11 +11,11 @@ from common import SCALES
 from common.cli import CliParser, bounded, non_negative_int
 from common.errors import InputError, run_cli
 from dataset.prepare import add_padding_flag
+from dataset.sources import download_command, find_div2k
 from dataset.training_set import write_training_set
 
 HERE = Path(__file__).parent / "dataset"
 downscale_factor = bounded(float, lambda value: 0.1 <= value < 1, "a number from 0.1 to below 1, such as 0.6")
-DIV2K_PLACES = [HERE / "DIV2K", HERE / "DIV2K_train", HERE]
 
 
 def main() -> None:
@@ -53,7 +53,12 @@ def main() -> None:
     )
     args = parser.parse_args()
 
-    source = args.source or find_div2k()
+    source = args.source or find_div2k(HERE)
+    if source is None:
+        raise InputError(
+            f"DIV2K_train_HR is not in dataset/ or dataset/DIV2K/: download it with `{download_command('DIV2K')}`, or name "
+            "a folder of images with --source"
+        )
     write_training_set(
         [source, *args.extra],
         args.out,
@@ -62,17 +67,6 @@ def main() -> None:
         args.workers,
         args.hold_out,
         args.shrink,
-    )
-
-
-def find_div2k() -> Path:
-    """The folder in `dataset/` that holds DIV2K_train_HR."""
-    for place in DIV2K_PLACES:
-        if (place / "DIV2K_train_HR").is_dir():
-            return place
-    raise InputError(
-        "DIV2K_train_HR is not in dataset/ or dataset/DIV2K/: unpack DIV2K's archives there (see README.md, "
-        "Training data) or name a folder of images with --source"
     )
 
 

@@ -18,6 +18,7 @@ from common import SCALES
 from common.errors import InputError
 from dataset.images import EXTENSIONS, DecodedImage, list_images, read_image
 from dataset.imresize import PADDING_MODES, imresize
+from dataset.sources import TEST_SETS, download_command
 
 
 class MissingTestSetError(InputError):
@@ -77,9 +78,10 @@ def open_test_set(folder: Path | str, scale: int) -> BenchmarkSet:
     if folder.is_file():
         raise InputError(f"{folder} is a file: name the folder of a test set")
     if not folder.is_dir():
+        get = f"download it with `{download_command(folder.name, folder.parent)}`, or "
         raise MissingTestSetError(
-            f"{folder} does not exist: make it from HR images with `python -m dataset.prepare --hr FOLDER "
-            f"--name {folder.name} --out {folder.parent} --scales {scale}`"
+            f"{folder} does not exist: {get if folder.name in TEST_SETS else ''}make it from HR images with "
+            f"`python -m dataset.prepare --hr FOLDER --name {folder.name} --out {folder.parent} --scales {scale}`"
         )
     if _is_authors_layout(folder):
         pairs = _authors_layout(folder, scale)
@@ -146,7 +148,9 @@ def _authors_layout(folder: Path, scale: int) -> list[ImagePair]:
     place = folder / f"x{scale}"
     if not place.is_dir():
         have = ", ".join(sorted(each.name for each in folder.glob("x[0-9]")))
-        raise MissingTestSetError(f"{folder} has {have} but no x{scale}: make it with `python -m dataset.prepare`")
+        known = folder.name in TEST_SETS
+        make = download_command(folder.name, folder.parent, [scale]) if known else "python -m dataset.prepare"
+        raise MissingTestSetError(f"{folder} has {have} but no x{scale}: make it with `{make}`")
     files = {file.name: file for file in list_images(place)}
     pairs, used = [], set()
     for name, file in files.items():

@@ -15,6 +15,7 @@ import numpy as np
 
 from common.errors import InputError, summarize_exception
 from common.files import DeferredErrorFile, atomic_write
+from dataset.sources import download_command
 
 MAX_COMPRESSION_RATIO = 100  # of an image's pixels to its bytes in the file; more is taken for a decompression bomb
 
@@ -59,7 +60,10 @@ def read_hdf5(path: Path | str, scales: Iterable[int]) -> TrainingImages:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path} does not exist: make it with `python div2h5.py` (see README.md, Training data)")
+        raise InputError(
+            f"{path} does not exist: make it with `python div2h5.py`, from DIV2K (`{download_command('DIV2K')}`) or any "
+            "folder of images (--source)"
+        )
     try:
         mapped = np.memmap(path, np.uint8, "r")  # a single map: one per image would exceed the limit of open files
         with h5py.File(path, "r") as file:

@@ -19,6 +19,7 @@ from dataset.hdf5 import write_hdf5
 from dataset.images import DecodedImage, conversion_summary, list_images, read_image
 from dataset.imresize import imresize
 from dataset.prepare import say_prepared, write_pairs
+from dataset.sources import download_command
 
 
 @dataclass
@@ -117,7 +118,8 @@ def _find_pairs(source: Path, scales: list[int]) -> list[_Pair]:
         for scale, path in lr.items():
             if not path.is_file():
                 raise InputError(
-                    f"{path} is missing, the X{scale} image of {file.name}: download it, or leave X{scale} out by --scales"
+                    f"{path} is missing, the X{scale} image of {file.name}: download it with "
+                    f"`{download_command('DIV2K', scales=[scale])}`, or leave X{scale} out by --scales"
                 )
         pairs.append(_Pair(file, lr))
     return pairs

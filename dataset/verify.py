@@ -19,6 +19,7 @@ from common.files import realpath
 from common.progress import progress
 from dataset.benchmark_set import available_scales, normalize_name, open_test_set
 from dataset.imresize import imresize
+from dataset.sources import download_command
 
 PUBLISHED = Path(__file__).with_name("published_sets.json")
 AS_PUBLISHED = "as published"
@@ -42,7 +43,7 @@ def verify(folder: Path, scales: list[int] | None = None) -> None:
     """
     name, published = published_set(realpath(folder).name)
     if not folder.is_dir():
-        raise InputError(f"{folder} does not exist: docs/measuring.md says how to get {name}")
+        raise InputError(f"{folder} does not exist: download it with `{download_command(name, folder.parent)}`")
     wrong, compared = [], 0
     for scale in scales or available_scales(folder):
         if f"x{scale}" not in published:

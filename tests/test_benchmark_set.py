@@ -163,7 +163,11 @@ def test_a_missing_folder_is_an_error_with_the_command_that_makes_it(tmp_path):
     with pytest.raises(InputError) as error:
         open_test_set(tmp_path / "dataset" / "Urban100", 3)
     command = f"python -m dataset.prepare --hr FOLDER --name Urban100 --out {tmp_path / 'dataset'} --scales 3"
-    assert f"Urban100 does not exist: make it from HR images with `{command}`" in str(error.value)
+    download = f"python -m dataset.download Urban100 --out {tmp_path / 'dataset'}"
+    expected = f"Urban100 does not exist: download it with `{download}`, or make it from HR images with `{command}`"
+    assert expected in str(error.value)
+    with pytest.raises(InputError, match="Mine does not exist: make it from HR images with"):
+        open_test_set(tmp_path / "dataset" / "Mine", 3)
 
 
 def test_an_empty_folder_is_an_error(tmp_path):

@@ -93,7 +93,7 @@ def test_our_rows_are_marked_and_keep_their_unrounded_numbers(html):
 
 
 def test_what_is_missing_is_said(html):
-    assert "Set5 is not in" in html and re.search(r"<code>python -m dataset.prepare [^<]*&lt;b&gt; --scales", html)
+    assert "Set5 is not in" in html and re.search(r"<code>python -m dataset.download Set5 --out [^<]*&lt;b&gt;", html)
     entries = re.findall(r'<li><a href="#(\w+)">.*nothing of ours yet', html)
     assert entries == ["table9_runtime"]
 

@@ -144,15 +144,15 @@ def test_what_is_missing_keeps_its_row_with_the_way_to_get_it(command, argv, she
     for name, table in (("Set14", NAMES[1]), ("B100", NAMES[2]), ("Urban100", NAMES[3]), ("720p", NAMES[4])):
         text = (tmp_path / f"out/{table}.md").read_text()
         assert "| **CFSRCNN (measured)** | - | - | - | - | - | - |" in text and f"| {name} |" in text
-        assert f"`python -m dataset.prepare --hr FOLDER --name {name} --out {shelf / 'data'} --scales 2 3 4`" in text
+        get = f"python -m dataset.download {name} --out {shelf / 'data'}"
+        if name == "720p":
+            get = f"python -m dataset.prepare --hr FOLDER --name 720p --out {shelf / 'data'} --scales 2 3 4"
+        assert f"`{get}`" in text
         page = (tmp_path / "out/report.html").read_text()
         section = page[page.index(f'id="{table}"') :].partition("</section>")[0]
-        assert (
-            f"<li>{name} is not in" in section
-            and f"--name {name} --out {shelf / 'data'} --scales 2 3 4</code>" in section
-        )
+        assert f"<li>{name} is not in" in section and f"<code>{get}</code>" in section
         assert re.search(f'href="#{table}">[^<]+</a> <span>.nothing of ours yet', page)
-    assert "has no x3: `python -m dataset.prepare" in (tmp_path / "out/table4_set5.md").read_text()
+    assert "has no x3: `python -m dataset.download Set5" in (tmp_path / "out/table4_set5.md").read_text()
     assert "`python -m benchmarks.inference --out" in (tmp_path / "out/table9_runtime.md").read_text()
     rows = records(tmp_path / "out/table10_complexity.csv")
     assert [(row["parameters_k"], row["flops_g"]) for row in rows[-3:]] == [

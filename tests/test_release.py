@@ -15,7 +15,9 @@ from inference.upscaler import BicubicUpscaler, NetworkUpscaler
 from model.checkpoint import load_model
 
 PRETRAINED = sorted((ROOT / "checkpoint").glob("x[234]/cfsrcnn_x[234].pth"))
-MODULES = "dataset.prepare dataset.demo model.checkpoint evaluation.paper evaluation.figure training.curves"
+MODULES = (
+    "dataset.download dataset.prepare dataset.demo model.checkpoint evaluation.paper evaluation.figure training.curves"
+)
 COMMANDS = [
     "train.py",
     "tcw_sample.py",
@@ -69,7 +71,8 @@ def test_the_papers_training_command_is_understood(expect_error, tmp_path, monke
         "train.py --patch_size 77 --batch_size 64 --max_steps 600000 --decay 400000 --model cfsrcnn --ckpt_name cfsrcnn "
         f"--ckpt_dir checkpoint/cfsrcnnx{scale} --scale {scale} --num_gpu 1"
     )
-    expect_error("dataset/DIV2K_train.h5 does not exist: make it with `python div2h5.py`", *command.split())
+    made = "make it with `python div2h5.py`, from DIV2K (`python -m dataset.download DIV2K`)"
+    expect_error(f"dataset/DIV2K_train.h5 does not exist: {made}", *command.split())
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -87,4 +90,5 @@ def test_the_papers_hdf5_command_says_what_it_lacks(expect_error, monkeypatch, t
 
     monkeypatch.setattr(dataset.training_set, "write_hdf5", lambda *_: pytest.fail("nothing is there to write"))
     if not any((ROOT / "dataset").glob("**/DIV2K_train_HR")):
-        expect_error("DIV2K_train_HR is not in dataset/", "div2h5.py")
+        line = expect_error("DIV2K_train_HR is not in dataset/", "div2h5.py")
+        assert "`python -m dataset.download DIV2K`" in line

@@ -19,6 +19,7 @@ from common.errors import escape_unprintable, run_cli
 from common.files import atomic_write, make_dir
 from common.tables import Table, to_markdown, write_table
 from dataset.benchmark_set import BenchmarkSet, available_scales, open_test_set
+from dataset.sources import TEST_SETS, download_command
 from evaluation.cache import get_or_compute, hash_files
 from evaluation.compare import parse_compare
 from evaluation.complexity import count_all, scale_table
@@ -62,7 +63,8 @@ def main() -> None:
     for remark in remarks:
         print(remark)
     if not test_sets:
-        print(f"none of the paper's test sets is in {escape_unprintable(str(args.data))}: see docs/measuring.md")
+        get = download_command(" ".join(TEST_SETS), args.data)
+        print(escape_unprintable(f"none of the paper's test sets is in {args.data}: `{get}` downloads four of them"))
     make_dir(args.out)
     rows = measure_all(args, checkpoints, test_sets)
     counted = count_all()

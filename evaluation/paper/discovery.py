@@ -9,6 +9,7 @@ from pathlib import Path
 from common import SCALES
 from common.errors import InputError
 from dataset.benchmark_set import normalize_name
+from dataset.sources import TEST_SETS, download_command
 from evaluation.cache import hash_files
 from model.checkpoint import read_state_dict
 from model.key_mapping import inspect_state_dict
@@ -28,29 +29,28 @@ class BenchmarkInfo:
     source: str
 
     def download_hint(self, data: Path) -> str:
-        """One sentence on how to get and prepare it."""
-        return f"{self.name} is not in {data}: {self.source}; then `{self.command(data, *SCALES)}`"
+        """One sentence on how to get it."""
+        return f"{self.name} is not in {data}: {self.source}; `{self.command(data, *SCALES)}`"
 
     def command(self, data: Path, *scales: int) -> str:
-        """The command that prepares it from a folder of HR images."""
+        """The command that downloads it or, if it cannot be downloaded, makes it from a folder of HR images."""
+        if self.name in TEST_SETS:
+            return download_command(self.name, data, scales)
         out = "" if data == Path("dataset") else f" --out {data}"
         return f"python -m dataset.prepare --hr FOLDER --name {self.name}{out} --scales {' '.join(map(str, scales))}"
 
 
-EDSR = "EDSR's benchmark.tar holds it ready to use, or get the HR images"
 SETS = (
-    BenchmarkInfo(4, "IV", "Set5", ("set5",), 5, f"5 images of Bevilacqua et al., BMVC 2012. {EDSR}"),
-    BenchmarkInfo(5, "V", "Set14", ("set14",), 14, f"14 images of Zeyde et al., 2010. {EDSR}"),
-    BenchmarkInfo(
-        6, "VI", "B100", ("b100", "bsd100", "bsds100"), 100, f"the 100 test images of Berkeley's BSDS300. {EDSR}"
-    ),
+    BenchmarkInfo(4, "IV", "Set5", ("set5",), 5, "5 images of Bevilacqua et al., BMVC 2012"),
+    BenchmarkInfo(5, "V", "Set14", ("set14",), 14, "14 images of Zeyde et al., 2010"),
+    BenchmarkInfo(6, "VI", "B100", ("b100", "bsd100", "bsds100"), 100, "the 100 test images of Berkeley's BSDS300"),
     BenchmarkInfo(
         7,
         "VII",
         "Urban100",
         ("urban100", "u100"),
         100,
-        f"100 images of Huang et al., CVPR 2015 (the SelfExSR repository). {EDSR}",
+        "100 images of Huang et al., CVPR 2015 (the SelfExSR repository)",
     ),
     BenchmarkInfo(
         8,
@@ -58,7 +58,7 @@ SETS = (
         "720p",
         ("720p", "div2k720p", "test720p"),
         None,
-        "the authors' page offers no download of it, so its HR images have to come from them",
+        "the authors' page offers no download of it, so its HR images have to come from them; then",
     ),
 )
 
