@@ -81,7 +81,7 @@ def _get(archive: Archive, wanted: list[_Part], place: Path, base_url: str | Non
     else:
         verb = "resuming" if file.with_name(f"{file.name}{PART_SUFFIX}").exists() else "downloading"
         print(f"{verb} {archive.url}, {tqdm.format_sizeof(archive.size)}B", flush=True)
-    fetched = fetch(archive.url, file, archive.size, archive.digest)
+    fetched = fetch(archive.url, file, archive.size, archive.digest, archive.exact_size)
     try:
         for part in wanted:
             part.unpack(file)

@@ -26,13 +26,16 @@ from common.progress import progress
 RETRY_DELAYS = (1, 2, 4, 8, 16)  # seconds before each retry; starts over once data have arrived
 TIMEOUTS = (30, 60)  # seconds to connect, and to wait for data
 PART_SUFFIX = ".part"  # of a file that is not complete or not verified yet
+SIZE_TOLERANCE = 0.25  # of an estimated size, beyond which the file is taken for another one
 CHUNK_SIZE = 1 << 16  # bytes; at most this much is lost when the connection breaks
 GONE = {404: "Not Found", 410: "Gone"}
 NOT_PUBLISHED = "not the published file: it was moved or replaced, or the network answers with a login page"
 
 
-def fetch(url: str, target: Path, size: int, digest: str) -> bool:
+def fetch(url: str, target: Path, size: int, digest: str, exact_size: bool = True) -> bool:
     """Downloads `url`, of `size` bytes, to `target`. Returns False, and downloads nothing, if `target` has that hash already.
+
+    Without `exact_size`, the size that the server names is accepted within 25 % of `size`; the hash decides.
 
     `digest`: "sha256:HEX" or "md5:HEX". A broken connection is retried a few times. After that, after Ctrl-C or on a full
     disk the partial download stays in `target`.part, where the next call resumes. Raises `InputError` if the server cannot
@@ -47,7 +50,8 @@ def fetch(url: str, target: Path, size: int, digest: str) -> bool:
     try:
         with temporary_dir(target.parent) as place:  # pooch's own temporary file would survive a kill
             os.replace(
-                pooch.retrieve(url, digest, target.name, place, downloader=_ResumingDownloader(part, size)), target
+                pooch.retrieve(url, digest, target.name, place, downloader=_ResumingDownloader(part, size, exact_size)),
+                target,
             )
         over = True
     except ValueError:  # from pooch: the hash is wrong
@@ -78,8 +82,8 @@ class _TransferError(Exception):
 class _ResumingDownloader:
     """A pooch downloader that appends to `part` and hands it over once it is complete."""
 
-    def __init__(self, part: Path, size: int):
-        self.part, self.size = part, size
+    def __init__(self, part: Path, size: int, exact_size: bool = True):
+        self.part, self.size, self.exact_size = part, size, exact_size
 
     def __call__(self, url: str, output_file: str, _: object = None) -> None:
         """Writes the content of `url` to `output_file`."""
@@ -87,7 +91,7 @@ class _ResumingDownloader:
             if try_lock(file.fileno()) is False:
                 raise InputError(f"{self.part} is being downloaded by another process: wait until it is done")
             try:
-                if file.tell() > self.size:  # a part of another file
+                if self.exact_size and file.tell() > self.size:  # a part of another file
                     file.truncate(0)
                 have = file.seek(0, os.SEEK_END)
                 ensure_free_space(self.part.parent, self.size - have)
@@ -105,7 +109,7 @@ class _ResumingDownloader:
 
     def _download(self, url: str, file: io.FileIO, bar: tqdm) -> None:
         waits, begun = iter(RETRY_DELAYS), bar.n
-        while (have := file.tell()) < self.size:
+        while (have := file.tell()) < self.size or not self.exact_size:
             try:
                 self._request(url, file, bar)
             except _TransferError as error:
@@ -163,6 +167,8 @@ class _ResumingDownloader:
             )
         if status == 200 and total is None:
             raise InputError(f"{url}: the server does not send the size of the file, so it is {NOT_PUBLISHED}")
+        if total is not None and not self.exact_size and abs(int(total) - self.size) <= SIZE_TOLERANCE * self.size:
+            self.size, self.exact_size = int(total), True
         if total is not None and int(total) != self.size:
             raise InputError(f"{url} has {int(total):,} bytes instead of {self.size:,}, so it is {NOT_PUBLISHED}")
         if start > have or (start < have and total is None):

@@ -12,11 +12,15 @@ from common import SCALES
 
 @dataclass(frozen=True)
 class Archive:
-    """A file on its official server: `size` in bytes, `digest` as "sha256:HEX" or "md5:HEX"."""
+    """A file on its official server: `size` in bytes, `digest` as "sha256:HEX" or "md5:HEX".
+
+    `exact_size`: whether `size` is the published one; otherwise it is an estimate and the hash alone decides.
+    """
 
     url: str
     size: int
     digest: str
+    exact_size: bool = True
 
     @property
     def name(self) -> str:
@@ -34,7 +38,12 @@ class ImageFolder:
 
 
 _DIV2K = "https://data.vision.ee.ethz.ch/cvl/DIV2K"
-_EDSR = Archive("https://cv.snu.ac.kr/research/EDSR/benchmark.tar", 250_112_000, "md5:4ace41d33c2384b97e6b320cd0afd6ba")
+_EDSR = Archive(
+    "https://cv.snu.ac.kr/research/EDSR/benchmark.tar",
+    250_112_000,
+    "md5:4ace41d33c2384b97e6b320cd0afd6ba",
+    exact_size=False,
+)
 
 
 def _div2k(name: str, size: int, sha256: str, folder: str, images: int = 800) -> ImageFolder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import signal
 import socket
@@ -14,7 +15,9 @@ import pytest
 from conftest import largest_file
 from serving import HR, content_of
 
+from common.errors import InputError
 from common.locks import try_lock
+from dataset.fetch import fetch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules")  # it is run as a command and imported
 
@@ -159,6 +162,22 @@ def test_a_file_of_another_size_is_not_the_published_one(expect_error, data_serv
         expect_error("so it is not the published file", *download("DIV2K"))
         assert part.read_bytes() == b"12345"
         shutil.rmtree(tmp_path / "data")
+
+
+@pytest.mark.parametrize("estimate", [0.9, 1.1])
+@pytest.mark.parametrize("arrived", [0, 70_000])
+def test_an_estimated_size_gives_way_to_the_servers(data_server, tmp_path, estimate, arrived):
+    content, target = data_server.files[HR], tmp_path / "archive.zip"
+    target.with_name("archive.zip.part").write_bytes(content[:arrived])
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    url = f"{data_server.url}/{HR}"
+    assert fetch(url, target, int(estimate * len(content)), digest, exact_size=False)
+    assert target.read_bytes() == content and data_server.asked == [(HR, arrived)]
+
+
+def test_an_estimate_far_off_is_another_file(data_server, tmp_path):
+    with pytest.raises(InputError, match="so it is not the published file"):
+        fetch(f"{data_server.url}/{HR}", tmp_path / "a.zip", 10, f"sha256:{'0' * 64}", exact_size=False)
 
 
 # --- a disk that is full --------------------------------------------------------------------------------------------
