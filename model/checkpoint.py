@@ -1,7 +1,8 @@
 """Weight files: loads every known format safely, puts the weights into a network, writes ours and the authors' format.
 
 A CFSRCNN checkpoint may have the authors' keys or ours (`model/key_mapping.py`), one scale or several, be a `.pth` or a
-`.safetensors` file, bare or nested under `state_dict`, `params_ema` or `params`, with or without the prefix `module.`.
+`.safetensors` file, bare or nested as other training code saves it (`UNWRAP_KEYS`), with the prefixes that wrappers leave
+on the keys (`WRAPPER_PREFIXES`, `PARENT_PREFIXES`).
 Command line: `python -m model.checkpoint show FILE`, and `convert IN OUT --format authors|native`.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import sys
 import warnings
 import zipfile
 from contextlib import suppress
@@ -20,18 +22,53 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from common.cli import CliParser
-from common.errors import InputError, run_cli, summarize_exception
+from common.errors import InputError, run_cli, summarize_exception, translate_access_errors
 from common.files import DeferredErrorFile, atomic_write, ensure_not_input
 from model import create_model, get_model_class
 from model.key_mapping import StateDict, inspect_state_dict, to_authors, to_native
 
-UNWRAP_KEYS = ("params_ema", "params", "state_dict")
+UNWRAP_KEYS = (  # the best weights first: a file may hold EMA weights beside the others
+    "params_ema",
+    "ema_state_dict",
+    "g_ema",
+    "params",
+    "state_dict",
+    "model_state_dict",
+    "net_g",
+    "netG",
+    "generator",
+    "model",
+    "net",
+    "network",
+)
+WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DataParallel and DDP, torch.compile: never part of a network
+PARENT_PREFIXES = (
+    "model.",
+    "net_g.",
+    "netG.",
+    "generator.",
+    "net.",
+    "network.",
+    "ema_model.",
+)  # a module around the network
+TRAINING_STATE_KEYS = {
+    "options",
+    "images",
+    "step",
+    "window",
+    "net",
+    "optimizer",
+    "sampler",
+}  # of our own training state
+
+_reported: set[str] = set()
 
 
 def read_state_dict(path: Path | str) -> StateDict:
-    """The state dict in a weight file, unwrapped and without `module.` prefixes. No code in the file is ever executed.
+    """The state dict in a weight file, unwrapped and without the prefixes of wrappers. No code in the file is ever executed.
 
-    Raises `InputError` if the file is missing, is no weight file, or is a pickle of more than weights.
+    What was taken off is reported once per file on stderr. Raises `InputError` if the file is missing, is no weight file,
+    or is a pickle of more than weights.
     """
     path = Path(path)
     if path.is_dir():
@@ -39,22 +76,67 @@ def read_state_dict(path: Path | str) -> StateDict:
     if not path.is_file():
         raise InputError(f"{path} does not exist: name a .pth or .safetensors file")
     try:
-        loaded = load_file(path) if path.suffix == ".safetensors" else safe_torch_load(path)
+        with translate_access_errors(path):
+            loaded = load_file(path) if path.suffix.lower() == ".safetensors" else safe_torch_load(path)
     except InputError:
         raise
     except Exception as error:  # torch.load raises nearly anything for a damaged file
         raise InputError(f"{path} is no readable weight file ({summarize_exception(error)[:120]})") from None
-    if isinstance(loaded, dict) and "optimizer" in loaded:
+    if isinstance(loaded, dict) and loaded.keys() >= TRAINING_STATE_KEYS:
         raise InputError(
             f"{path} is the state of a training run, for --resume: its weights are in the .pth files beside it"
         )
-    for wrapper in UNWRAP_KEYS:
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-            break
-    if not isinstance(loaded, dict) or not loaded or not all(_is_plain(value) for value in loaded.values()):
+    wrappers, state = _unwrap(loaded)
+    if state is None:
         raise InputError(f"{path} holds no weights: expected tensors by name, or those inside {', '.join(UNWRAP_KEYS)}")
-    return {str(name).removeprefix("module."): value for name, value in loaded.items()}
+    plain, prefix = _strip_prefixes(state)
+    _report(path, wrappers, prefix, len(state) - len(plain))
+    return plain
+
+
+def _unwrap(loaded: Any) -> tuple[list[str], StateDict | None]:
+    """The tensors by name in what a file holds, and the keys that lead there; None if there are none."""
+    wrappers: list[str] = []
+    while isinstance(loaded, dict) and loaded:
+        if all(_is_plain(value) for value in loaded.values()):
+            return wrappers, {str(name): value for name, value in loaded.items()}
+        key = next((each for each in UNWRAP_KEYS if isinstance(loaded.get(each), dict) and loaded[each]), None)
+        if key is None:
+            break
+        wrappers.append(key)
+        loaded = loaded[key]
+    return wrappers, None
+
+
+def _strip_prefixes(state: StateDict) -> tuple[StateDict, str]:
+    """The state dict without the prefixes that others leave on all keys, and what was removed.
+
+    A parent's prefix may be part of a third-party network, so it goes only where a CFSRCNN appears under it; what stands
+    beside it, such as the weights of a loss, is dropped then.
+    """
+    removed = ""
+    while inspect_state_dict(state) is None:
+        prefix = next((each for each in WRAPPER_PREFIXES if all(name.startswith(each) for name in state)), None)
+        if prefix is None:
+            break
+        removed += prefix
+        state = {name[len(prefix) :]: value for name, value in state.items()}
+    for prefix in PARENT_PREFIXES if inspect_state_dict(state) is None else ():
+        below = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+        inner, deeper = _strip_prefixes(below) if below else (below, "")
+        if inspect_state_dict(inner) is not None:
+            return inner, removed + prefix + deeper
+    return state, removed
+
+
+def _report(path: Path, wrappers: list[str], prefix: str, dropped: int) -> None:
+    """Says once per file on stderr which of another program's wrapping was taken off."""
+    what = [f"read from {' / '.join(wrappers)}"] if wrappers else []
+    what += [f"the prefix {prefix} removed from the keys"] if prefix else []
+    what += [f"{dropped} other tensors ignored"] if dropped else []
+    if what and (line := f"{path}: {', '.join(what)}") not in _reported:
+        _reported.add(line)
+        print(line, file=sys.stderr)
 
 
 def safe_torch_load(path: Path) -> Any:
@@ -110,8 +192,11 @@ def load_model(path: Path | str, model: str = "cfsrcnn", scale: int = 2, group: 
     if _shapes(net.state_dict()) != _shapes(state):
         with suppress(InputError):  # third-party networks need not support several scales
             net = create_model(model, scale, multi_scale=True, group=group)
-    if _shapes(net.state_dict()) == _shapes(state):
-        return _load_strict(net, state, path)
+    for prefix in ("", *PARENT_PREFIXES):
+        inner = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        if inner and _shapes(net.state_dict()) == _shapes(inner):
+            _report(Path(path), [], prefix, len(state) - len(inner))
+            return _load_strict(net, inner, path)
     what = f"{info}" if info else f"a file of {len(state)} tensors such as {next(iter(state))}"
     raise InputError(f"{path} does not fit --model {model} --scale {scale}: it is {what}")
 
