@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -10,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+READ_ERRNOS = {errno.EIO, errno.ESTALE, errno.ENXIO, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 class InputError(Exception):
@@ -23,6 +26,26 @@ def error_context(path: Path | str) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+@contextmanager
+def translate_access_errors(path: Path | str) -> Iterator[None]:
+    """Turns "permission denied" and errors of the disk on reading `path` into an `InputError` that says so.
+
+    For the inside of handlers that would call the file damaged. Other errors, such as those of decoders, are passed on.
+    """
+    try:
+        yield
+    except PermissionError as error:
+        raise InputError(
+            f"{path} cannot be opened ({os.strerror(error.errno or errno.EACCES)}): change its permissions"
+        ) from None
+    except OSError as error:
+        if error.errno not in READ_ERRNOS:
+            raise
+        raise InputError(
+            f"{path} cannot be read ({os.strerror(error.errno)}): check the disk or the network mount"
+        ) from None
 
 
 def summarize_exception(error: BaseException) -> str:
@@ -74,6 +97,6 @@ def _drop_output() -> None:
 
 
 def _leave(message: str, code: int) -> None:
-    if os.environ.get("RANK", "0") == "0":  # only one of several processes prints
+    if os.environ.get("RANK", "") in ("", "0"):  # only one of several processes prints
         print(message, file=sys.stderr)
     sys.exit(code)

@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from common.errors import InputError, summarize_exception
+from common.errors import InputError, summarize_exception, translate_access_errors
 from common.files import DeferredErrorFile, atomic_write
 from dataset.sources import download_command
 
@@ -65,8 +65,10 @@ def read_hdf5(path: Path | str, scales: Iterable[int]) -> TrainingImages:
             "folder of images (--source)"
         )
     try:
+        with translate_access_errors(path), open(path, "rb"):
+            pass
         mapped = np.memmap(path, np.uint8, "r")  # a single map: one per image would exceed the limit of open files
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:
             hr = _read_group(path, file, mapped, "HR")
             lr = {scale: _read_group(path, file, mapped, f"X{scale}") for scale in scales}
     except InputError:

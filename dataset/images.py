@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from common.errors import InputError, escape_unprintable, summarize_exception
+from common.errors import InputError, escape_unprintable, summarize_exception, translate_access_errors
 from common.files import atomic_write
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")  # Pillow has others, some of which run external programs
@@ -59,7 +59,7 @@ def read_image(path: Path | str) -> DecodedImage:
     if path.exists() and not path.is_file():  # reading a pipe would block
         raise InputError(f"{path} is not a readable image but a folder, a pipe or the like: replace or remove it")
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with translate_access_errors(path), Image.open(path, formats=FORMATS) as image:
             return _decode(path, image)
     except InputError:
         raise

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.errors import InputError, summarize_exception
+from common.errors import InputError, summarize_exception, translate_access_errors
 from common.files import DeferredErrorFile, atomic_write
 from dataset.patches import PatchSampler
 from model.checkpoint import safe_torch_load
@@ -128,7 +128,10 @@ class TrainingState:
     @contextmanager
     def _readable(self) -> Iterator[None]:
         try:
-            yield
+            with translate_access_errors(self.path):
+                yield
+        except InputError:
+            raise
         except Exception as error:  # a damaged file may fail in any way
             what = f"{type(error).__name__}: {summarize_exception(error)[:200]}"
             raise InputError(f"{self.path} cannot be read ({what}): move it away") from None
