@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import resource
 
 
 def peak_rss() -> float:
@@ -13,6 +16,8 @@ def peak_rss() -> float:
     for line in status.read_text().splitlines() if status.exists() else ():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
+    import resource  # Unix only
+
     return peak_rss_in(resource.getrusage(resource.RUSAGE_SELF))
 
 

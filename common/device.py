@@ -17,6 +17,7 @@ from common.errors import InputError
 
 Function = TypeVar("Function", bound=Callable)
 
+ASSUMED_MEMORY = 8 << 30
 CPUINFO, MEMINFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 CGROUPS, CGROUP_OF_SELF = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 CGROUP_FILES = {  # by controller (cgroup v2 has none): limit, usage, and which part of the usage is page cache
@@ -65,8 +66,16 @@ def available_memory(device: torch.device | None = None) -> int:
         lines = MEMINFO.read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        free = _physical_memory() // 2
     return min([free, *_cgroup_available()])
+
+
+def _physical_memory() -> int:
+    """Bytes of main memory; where the system does not tell, as on Windows, what any computer of today has."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return ASSUMED_MEMORY
 
 
 def _cgroup_available() -> Iterator[int]:

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
-from common.locks import try_lock
+from common.locks import fcntl, try_lock
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 TEMP_PREFIX = ".unfinished_"  # of the names of temporary files and folders
 DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+MAX_LOCK_TRIES = 20  # temporary files that another process may lock first
+NO_HANDLE = -1
+NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
 MAX_SUFFIX_BYTES = 20  # a longer suffix would make the temporary name too long
 
 _cleaned: set[Path] = set()  # folders in which this process has removed stale temporary files
@@ -42,12 +45,13 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     suffix = path.suffix if len(os.fsencode(path.suffix)) <= MAX_SUFFIX_BYTES else ""
 
     def make() -> tuple[int, str]:
-        return tempfile.mkstemp(suffix, TEMP_PREFIX, path.parent)
+        handle, name = tempfile.mkstemp(suffix, TEMP_PREFIX, path.parent)
+        return _keep_open(handle), name
 
     with translate_disk_full(path), _temporary(path.parent, make) as temporary:
         yield temporary
         os.chmod(temporary, 0o666 & ~_umask())
-        with open(temporary, "rb") as file:
+        with open(temporary, "rb+") as file:  # Windows syncs no file that is open for reading only
             os.fsync(file.fileno())
         os.replace(temporary, path)
 
@@ -68,7 +72,7 @@ def temporary_dir(parent: Path) -> Iterator[Path]:
 
     def make() -> tuple[int, str]:
         name = tempfile.mkdtemp("", TEMP_PREFIX, parent)
-        return os.open(name, os.O_RDONLY), name
+        return (os.open(name, os.O_RDONLY) if fcntl else NO_HANDLE), name
 
     with mkdir_remove_if_empty(parent), _temporary(parent, make) as temporary:
         yield temporary
@@ -174,15 +178,30 @@ def translate_disk_full(path: Path) -> Iterator[None]:
 def _temporary(folder: Path, make: Callable[[], tuple[int, str]]) -> Iterator[Path]:
     """A new temporary file or folder in `folder`; its lock tells other processes that it is still in use."""
     _remove_stale_temps(folder)
-    while True:
-        handle, name = make()
+    handle, name = make()
+    for _ in range(MAX_LOCK_TRIES):
         if try_lock(handle) is not False and os.path.exists(name):
             break
-        os.close(handle)  # another process has just removed it as stale
+        _close(handle)  # another process has just taken it for a stale one, or locks do not work here
+        _remove(Path(name))
+        handle, name = make()
     try:
         yield Path(name)
     finally:
         _remove(Path(name))
+        _close(handle)
+
+
+def _keep_open(handle: int) -> int:
+    """`handle`, to hold a lock by; closed without locks, since Windows renames no file that is open."""
+    if fcntl:
+        return handle
+    os.close(handle)
+    return NO_HANDLE
+
+
+def _close(handle: int) -> None:
+    if handle != NO_HANDLE:
         os.close(handle)
 
 
@@ -194,7 +213,7 @@ def _remove_stale_temps(folder: Path) -> None:
     _cleaned.add(folder)
     for left in folder.glob(f"{TEMP_PREFIX}*"):
         with suppress(OSError):
-            handle = os.open(left, os.O_RDONLY | os.O_NOFOLLOW)
+            handle = os.open(left, os.O_RDONLY | NOFOLLOW)
             try:
                 if try_lock(handle):
                     _remove(left)

@@ -192,3 +192,9 @@ def test_identity_initialization_is_for_our_network_only(plug_in, expect_error, 
     plug_in("guest", GUEST)
     argv = ["train.py", "--model", "guest", "--init", "identity", "--ckpt_dir", tmp_path / "run"]
     expect_error("use --init kaiming with other models", *argv)
+
+
+def test_the_former_name_of_an_initialization_is_accepted():
+    from train import parse_flags
+
+    assert parse_flags(["--init", "he"]).init == parse_flags(["--init", "kaiming"]).init == "kaiming"

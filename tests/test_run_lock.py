@@ -15,6 +15,8 @@ import pytest
 from conftest import ROOT
 
 from common.errors import InputError
+from common.files import atomic_write
+from common.locks import locked
 from training.run_lock import run_lock
 
 HOLD = "import sys, time; from pathlib import Path; from training.run_lock import run_lock\n"
@@ -127,3 +129,27 @@ def test_without_locks_the_file_is_believed_while_its_process_lives(tmp_path, ho
 def flags(folder) -> list:
     where = ["--ckpt_dir", folder / "runs", "--ckpt_name", "run", "--train_data_path", folder / "none.h5"]
     return [*where, "--device", "cpu"]
+
+
+def test_where_every_lock_fails_as_held_a_run_starts_and_no_files_pile_up(monkeypatch, capsys, tmp_path):
+    """As `flock` on some network mounts: EAGAIN although nobody holds the lock."""
+
+    def flock(*_):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr("training.run_lock.POLL", 0)
+    monkeypatch.setattr("common.locks.WAIT", 0.0)
+    with run_lock(tmp_path / "runs", "run"), atomic_write(tmp_path / "runs/file.txt") as temporary:
+        temporary.write_text("whole")
+        with locked(tmp_path):
+            pass
+    assert os.listdir(tmp_path / "runs") == ["file.txt"]
+    assert capsys.readouterr().err.count("file locks do not work here") == 2  # once per folder
+
+
+def test_without_locks_it_is_said_once(no_flock, capsys, tmp_path):
+    for _ in range(2):
+        with run_lock(tmp_path / "other_runs", "run"):
+            pass
+    assert capsys.readouterr().err.count(f"{tmp_path / 'other_runs'}: file locks do not work here") == 1

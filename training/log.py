@@ -12,7 +12,7 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from common.errors import InputError
-from common.files import atomic_write, make_dir_within, parse_json, translate_disk_full
+from common.files import NOFOLLOW, atomic_write, make_dir_within, parse_json, translate_disk_full
 from common.locks import locked
 
 START = b'{"run": '  # how each of our lines starts
@@ -103,7 +103,7 @@ def _cut_off(line: bytes) -> bool:
 
 def _append(path: Path, line: str) -> None:
     """Appends the whole line or, if the disk is full, nothing."""
-    with open(path, "a+b", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)) as file:
+    with open(path, "a+b", buffering=0, opener=lambda name, flags: os.open(name, flags | NOFOLLOW, 0o666)) as file:
         size = file.seek(0, os.SEEK_END)
         if size:
             file.seek(size - 1)
