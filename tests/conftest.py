@@ -249,3 +249,24 @@ def open_page(browser, file: Path, width: int = 1000, height: int = 900, mobile:
     browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": mobile})
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     browser.get(file.as_uri())
+
+
+@pytest.fixture(scope="session")
+def authors(authors_shapes):
+    """`authors("x2")`: the golden weights as the authors save them, in their order and with their mean shifts."""
+
+    mean = torch.tensor([0.4488, 0.4371, 0.4040])
+
+    def build(kind: str) -> dict[str, torch.Tensor]:
+        fixed = {f"{name}_mean.shifter.weight": torch.eye(3).view(3, 3, 1, 1) for name in ("sub", "add")}
+        fixed |= {"sub_mean.shifter.bias": -mean, "add_mean.shifter.bias": mean.clone()}
+        state = fixed | golden_weights(authors_shapes[kind])
+        return {name: state[name] for name in authors_shapes[kind]}
+
+    return build
+
+
+@pytest.fixture
+def lr() -> torch.Tensor:
+    """An LR batch, 1x3x5x6."""
+    return torch.linspace(0, 1, 3 * 5 * 6).view(1, 3, 5, 6)

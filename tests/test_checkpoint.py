@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import pickle
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import golden_weights
 from safetensors.torch import load_file, save_file
 
 from common.errors import InputError
@@ -23,25 +21,6 @@ pytestmark = [
 ]
 
 KINDS = ["x2", "x3", "x4", "multi"]
-MEAN = torch.tensor([0.4488, 0.4371, 0.4040])
-
-
-@pytest.fixture(scope="module")
-def authors(authors_shapes):
-    """`authors("x2")`: the golden weights as the authors save them, in their order and with their mean shifts."""
-
-    def build(kind: str) -> dict[str, torch.Tensor]:
-        fixed = {f"{name}_mean.shifter.weight": torch.eye(3).view(3, 3, 1, 1) for name in ("sub", "add")}
-        fixed |= {"sub_mean.shifter.bias": -MEAN, "add_mean.shifter.bias": MEAN.clone()}
-        state = fixed | golden_weights(authors_shapes[kind])
-        return {name: state[name] for name in authors_shapes[kind]}
-
-    return build
-
-
-@pytest.fixture
-def lr():
-    return torch.linspace(0, 1, 3 * 5 * 6).view(1, 3, 5, 6)
 
 
 @pytest.fixture
@@ -57,10 +36,6 @@ def upscale(command, image_folder, tmp_path):
 
 def same_bytes(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(a[name].numpy().tobytes() == b[name].numpy().tobytes() for name in a)
-
-
-def add_prefix(state: dict, prefix: str) -> dict:
-    return {f"{prefix}{name}": value for name, value in state.items()}
 
 
 def write(state: dict, path: Path) -> Path:
@@ -106,65 +81,6 @@ def test_show_says_what_a_file_holds(command, authors, tmp_path, kind, descripti
 
 
 # --- loading --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("wrap", "told"),
-    [
-        (lambda state: add_prefix(state, "_orig_mod."), "the prefix _orig_mod. removed from the keys"),
-        (lambda state: add_prefix(state, "module._orig_mod."), "the prefix module._orig_mod. removed"),
-        (lambda state: {"state_dict": add_prefix(state, "model.")}, "read from state_dict, the prefix model. removed"),
-        (lambda state: add_prefix(state, "net_g."), "the prefix net_g. removed"),
-        (lambda state: add_prefix(state, "model.module."), "the prefix model.module. removed"),
-        (lambda state: {"model": state, "optimizer": {"state": {}}, "epoch": 7}, "read from model"),
-        (lambda state: {"net": {"params": state}, "iter": 3}, "read from net / params"),
-        (
-            lambda state: {"model_state_dict": state, "optimizer_state_dict": {}, "loss": 0.1},
-            "read from model_state_dict",
-        ),
-        (
-            lambda state: {
-                "state_dict": add_prefix(state, "model.") | {"loss.vgg.weight": torch.ones(2)},
-                "epoch": 3,
-                "global_step": 10,
-                "optimizer_states": [{"state": {}}],
-                "hyper_parameters": {"lr": 1e-4},
-                "pytorch-lightning_version": "2.4.0",
-            },
-            "the prefix model. removed from the keys, 1 other tensors ignored",
-        ),
-    ],
-)
-def test_checkpoints_as_other_programs_save_them(golden_net, authors, lr, tmp_path, capsys, wrap, told):
-    path = tmp_path / "theirs.pth"
-    torch.save(wrap(to_native(authors("x2"))), path)
-    net = load_model(path, scale=2)
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1 and told in err and str(path) in err
-    with torch.inference_mode():
-        assert torch.equal(net(lr), golden_net("x2")(lr))
-    load_model(path, scale=2)
-    assert capsys.readouterr().err == ""  # reported once
-
-
-def test_a_file_with_an_optimizer_and_no_weights_is_not_called_our_training_state(tmp_path):
-    path = tmp_path / "theirs.pth"
-    torch.save({"optimizer": {"lr": 1.0}, "epoch": 3}, path)
-    with pytest.raises(InputError, match="holds no weights"):
-        read_state_dict(path)
-
-
-@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-def test_a_file_that_may_not_be_read_is_not_called_damaged(monkeypatch, authors, tmp_path, name):
-    path = write(authors("x2"), tmp_path / name)
-
-    def denied(*args, **_):
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
-
-    monkeypatch.setattr("builtins.open", denied)
-    monkeypatch.setattr("model.checkpoint.load_file", denied)
-    with pytest.raises(InputError, match=r"cannot be opened \(Permission denied\): change its permissions"):
-        read_state_dict(path)
 
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "params", "params_ema"])
