@@ -1,6 +1,6 @@
 """The training loop: patches -> network -> loss -> weights, with validation, logs and checkpoints. Parses no flags.
 
-Change the loss in `LOSSES`, the schedule in `SCHEDULES`, the data in `dataset/`, the network in `model/`.
+Change the loss in `LOSSES`, the schedule in `training/schedule.py`, the data in `dataset/`, the network in `model/`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
@@ -20,44 +19,35 @@ import torch
 from torch import Tensor, nn
 
 from common import SCALES
-from common.device import available_memory, compile_module
+from common.device import compile_module
 from common.errors import InputError
 from common.files import make_dir
 from common.malloc import tune_malloc
 from common.progress import progress
 from dataset.benchmark_set import BenchmarkSet, MissingTestSetError, open_test_set
-from dataset.hdf5 import read_hdf5
-from dataset.patches import Batch, PatchSampler
+from dataset.patches import Batch
 from evaluation.evaluate import evaluate, mean_row
 from inference.upscaler import BicubicUpscaler
 from model import create_model
 from model.checkpoint import load_compatible_weights, save_state_dict
 from model.init import init_weights
+from training.data import build_sampler, load_images, start_line
 from training.distributed import DistributedContext
 from training.log import TrainingLog
 from training.muon import MuonWithAuxAdam
 from training.nonfinite import BufferSnapshot, propagate_nonfinite, step_if_finite, update_ema
+from training.schedule import Clock, learning_rate
 from training.state import TrainingState
 from training.stopping import InterruptibleUpscaler, StopRequestedError
 
 LOSSES = {"MSE": nn.MSELoss, "L1": nn.L1Loss, "SmoothL1": nn.SmoothL1Loss}
-SCHEDULES: dict[str, Callable[[int, argparse.Namespace], float]] = {  # the fraction of --lr at step 0, 1, ...
-    "step": lambda step, args: 0.5 ** (step // args.decay),  # the paper's: halved every `decay` steps
-    "cosine": lambda step, args: (1 + math.cos(math.pi * min(1.0, step / args.max_steps))) / 2,
-}
 OPTIMIZERS = {"adam": torch.optim.Adam, "muon": MuonWithAuxAdam}
 MAX_CONSECUTIVE_SKIPS = 10  # consecutive steps without finite gradients before a run is aborted
 LOSS_SYNC_INTERVAL = 50  # steps between reads of the loss on CUDA, each of which synchronizes
 
 
-def learning_rate(step: int, args: argparse.Namespace) -> float:
-    """The learning rate of step 0, 1, ...: the schedule of `args.lr_schedule` after a linear warm-up."""
-    warm = min(1.0, (step + 1) / args.warmup) if args.warmup else 1.0
-    return warm * args.lr * SCHEDULES[args.lr_schedule](step, args)
-
-
 class Solver:
-    """Trains `args.model` with the flags of `train.py`; `fit()` runs until `args.max_steps`.
+    """Trains `args.model` with the flags of `train.py`; `fit()` runs until `args.max_steps` or `args.max_minutes`.
 
     Raises `InputError` for flags, data or checkpoints that do not fit together, before anything is written.
     """
@@ -73,6 +63,7 @@ class Solver:
             )
         self.scales = SCALES if args.scale == 0 else (args.scale,)
         self.folder, self.step, self.seconds = Path(args.ckpt_dir), 0, 0.0
+        self.clock, self.lr = Clock(args.max_minutes, args.max_steps), 0.0
         self.state = TrainingState(args)
         saved = self.state.find()
         if args.resume and not saved:
@@ -91,7 +82,12 @@ class Solver:
         self.fused = self.device.type in ("cpu", "cuda")
         self.optimizer = OPTIMIZERS[args.optimizer](self.parameters, args.lr, fused=self.fused)
         self.loss_fn = LOSSES[args.loss_fn]()
-        self.sampler = self._build_sampler()
+        images, preload = load_images(args, context, self.scales)
+        self.image_count = len(images)
+        self._print_main(start_line(args, context, self.net, images, preload))
+        if args.verbose:
+            self._print_main(str(self.net))
+        self.sampler = build_sampler(args, context, images, preload)
         self.test_sets = self._open_test_sets()
         self._pending: list[tuple[Tensor, Tensor]] = []  # losses and gradient norms still on the device
         self._interval_losses: list[tuple[float, float]] = []  # loss and norm of each step since the last log line
@@ -104,8 +100,12 @@ class Solver:
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     def fit(self) -> None:
-        """Trains until `max_steps`; after SIGTERM or Ctrl-C the state is saved and the process exits with 143 or 130."""
+        """Trains until `max_steps` or `max_minutes`.
+
+        After SIGTERM or Ctrl-C the state is saved and the process exits with 143 or 130.
+        """
         args = self.args
+        self.clock.start(self.step, self.clock.elapsed())
         if self.context.is_main_process:
             make_dir(self.folder)
             self._log = TrainingLog(self.folder, args.ckpt_name, self.step)
@@ -134,7 +134,8 @@ class Solver:
             sys.exit(128 + self._stopped_by)
         if self.context.is_main_process and not self._weights_path().exists():  # resumed past --max_steps
             self._save_weights()
-        self._print_main(f"trained to step {self.step}: {self._weights_path()}")
+        why = ", the end of --max_minutes" if self.clock.is_over(self.step) and self.step < args.max_steps else ""
+        self._print_main(f"trained to step {self.step}{why}: {self._weights_path()}")
 
     def _loop(self) -> None:
         """Runs steps until the last one, or until all processes agree to stop."""
@@ -142,7 +143,7 @@ class Solver:
         if self._interval_losses and self._at_interval():  # the run was stopped during validation
             self._finish_interval(rate=None)
         since, images_done = time.perf_counter(), 0
-        while self.step < args.max_steps and not self._stopped_by:
+        while self.step < args.max_steps and not self.clock.is_over(self.step) and not self._stopped_by:
             self._pending.append(self.train_step())
             images_done += args.batch_size
             self._bar.update()
@@ -151,11 +152,12 @@ class Solver:
             if at_interval or asked or self.device.type != "cuda" or self.step % LOSS_SYNC_INTERVAL == 0:
                 self._sync_losses()
                 rate = images_done / (time.perf_counter() - since)
-                loss, lr = self._interval_losses[-1][0], learning_rate(self.step - 1, args)
-                self._bar.set_postfix_str(f"loss {loss:.5f}, lr {lr:.1e}, {rate:.0f} images/s", refresh=False)
-            if at_interval:
+                loss = self._interval_losses[-1][0]
+                self._bar.set_postfix_str(f"loss {loss:.5f}, lr {self.lr:.1e}, {rate:.0f} images/s", refresh=False)
+            if self._at_interval():
                 self.seconds += time.perf_counter() - since
                 self._finish_interval(rate)
+                self._agree_on_time()
                 since, images_done = time.perf_counter(), 0
         if self._stopped_by:
             self.seconds += time.perf_counter() - since
@@ -163,7 +165,8 @@ class Solver:
             self._save_latest()
 
     def _at_interval(self) -> bool:
-        return self.step % self.args.print_interval == 0 or self.step == self.args.max_steps
+        last = self.step == self.args.max_steps or self.clock.is_over(self.step)
+        return last or self.step % self.args.print_interval == 0
 
     def train_step(self) -> tuple[Tensor, Tensor]:
         """One step on one batch; returns the loss and the gradient norm before clipping, on the device.
@@ -172,8 +175,9 @@ class Solver:
         """
         args = self.args
         batch = next(self.sampler)
+        self.lr = learning_rate(self.step, args, self.clock.schedule_step(self.step))
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, args)
+            group["lr"] = self.lr
         buffers = BufferSnapshot(self.net)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._backward(batch)
@@ -216,7 +220,7 @@ class Solver:
         values: dict[str, object] = {
             "loss": loss,
             "grad_norm": norm,
-            "lr": learning_rate(self.step - 1, self.args),
+            "lr": self.lr,
             "seconds": round(self.seconds, 1),
         }
         if rate is not None:
@@ -284,8 +288,10 @@ class Solver:
         if not self._pending:
             return
         local_losses = torch.stack([loss.float() for loss, _ in self._pending]) / self.context.world_size
-        stop = local_losses.new_tensor([self._stop_signal])
-        *losses, asked = self.context.all_reduce(torch.cat([local_losses, stop])).tolist()
+        elapsed = self.clock.elapsed() if self.context.is_main_process else 0.0
+        others = local_losses.new_tensor([self._stop_signal, elapsed])
+        *losses, asked, elapsed = self.context.all_reduce(torch.cat([local_losses, others])).tolist()
+        self.clock.agree(self.step, elapsed)
         norms = torch.stack([norm for _, norm in self._pending]).tolist()
         first, self._pending = self.step - len(losses) + 1, []
         if asked:
@@ -298,6 +304,13 @@ class Solver:
                     f"the loss is {loss:.4g} and the gradient norm {norm:.4g} at step {first + number}, the "
                     f"{self._consecutive_skips}th in a row that is not finite: {self._last_good()}; try a lower --lr or --clip"
                 )
+
+    def _agree_on_time(self) -> None:
+        """After validation: the time that it took counts, but says nothing on the speed of the steps."""
+        if self.clock.limit is not None:
+            elapsed = self.clock.elapsed() if self.context.is_main_process else 0.0
+            total = self.context.all_reduce(torch.tensor([elapsed], device=self.device))
+            self.clock.agree(self.step, total.item(), stepping=False)
 
     def _last_good(self) -> str:
         there = self.state.path.exists()
@@ -322,6 +335,8 @@ class Solver:
             "images": self.image_count,
             "step": self.step,
             "seconds": self.seconds,
+            "elapsed": self.clock.elapsed(),
+            "lr": self.lr,
             "window": self._interval_losses,
         }
         self.state.save(counters, self.net, self.ema_net, self.optimizer, self.sampler)
@@ -329,7 +344,8 @@ class Solver:
 
     def _restore(self, saved: dict) -> None:
         self.state.restore(saved, self.image_count, self.net, self.ema_net, self.optimizer, self.sampler)
-        self.step, self.seconds = saved["step"], saved["seconds"]
+        self.step, self.seconds, self.lr = saved["step"], saved["seconds"], saved["lr"]
+        self.clock.start(self.step, saved["elapsed"])
         self._saved_step, self._interval_losses = self.step, saved["window"]
         self._print_main(f"resumed {self.state.path} at step {self.step}")
 
@@ -337,49 +353,6 @@ class Solver:
         self._stop_signal = number
 
     # --- data -----------------------------------------------------------------------------------------------------------
-
-    def _build_sampler(self) -> PatchSampler:
-        """Loads the images as `--preload` says and prints a summary line of the run."""
-        args, cuda = self.args, self.device.type == "cuda"
-        images = read_hdf5(args.train_data_path, self.scales)
-        preload = args.preload
-        if preload == "auto":
-            fits = images.nbytes < 0.6 * available_memory(self.device)
-            # memory-mapped: processes share one copy
-            preload = "device" if fits and (cuda or self.context.world_size == 1) else "host"
-        if preload == "device" and not cuda:
-            images = images.load_into_memory()
-        self._check_batch()
-        self.image_count = len(images)
-        place = {"host": "mapped from the file", "device": "on the GPU" if cuda else "in memory"}[preload]
-        weights = sum(weight.numel() for weight in self.net.parameters() if weight.requires_grad)
-        processes = f" x {self.context.world_size} processes" if self.context.world_size > 1 else ""
-        self._print_main(
-            f"{args.model} {'x2, x3, x4' if args.scale == 0 else f'x{args.scale}'}: {weights:,} parameters | "
-            f"{len(images)} images, {images.nbytes / 1e9:.2f} GB {place} | {self.device}{processes}, {args.precision} | "
-            f"{args.max_steps:,} steps of {args.batch_size} LR patches of {args.patch_size}x{args.patch_size}"
-        )
-        if args.verbose:
-            self._print_main(str(self.net))
-        return PatchSampler(
-            images,
-            args.patch_size,
-            args.batch_size,
-            args.seed,
-            self.device,
-            on_device=cuda and preload == "device",
-            shard=self.context.shard(args.batch_size),
-        )
-
-    def _check_batch(self) -> None:
-        """`InputError` for a batch whose patches alone exceed the free memory, before any is drawn."""
-        args, free = self.args, available_memory(self.device)
-        pixels = -(-args.batch_size // self.context.world_size) * args.patch_size**2 * (1 + max(self.scales) ** 2)
-        if 12 * pixels > free:  # three values of four bytes each
-            raise InputError(
-                f"--batch_size {args.batch_size} with --patch_size {args.patch_size}: the patches alone need more than "
-                f"the {free / 1e9:.1f} GB of memory that are free, use smaller ones"
-            )
 
     def _open_test_sets(self) -> list[BenchmarkSet]:
         """The validation sets at the available scales; missing sets are reported, incomplete ones raise."""

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from pathlib import Path
-
-import torch
 
 from common import SCALES
 from common.cli import CliParser, bounded, non_negative_int, positive_int
 from common.device import pick_device
-from common.errors import InputError, run_cli
+from common.errors import run_cli
 from model.init import INITS, parse_init
-from solver import LOSSES, OPTIMIZERS, SCHEDULES, Solver
+from solver import LOSSES, OPTIMIZERS, Solver
+from training.config import check_flags
 from training.distributed import DistributedContext, is_distributed, launch
 from training.run_lock import run_lock
+from training.schedule import SCHEDULES
 
 positive_float = bounded(float, lambda value: 0 < value < math.inf, "a number above zero")
 non_negative_float = bounded(float, lambda value: value >= 0, "a number above zero, or 0 for no clipping")
@@ -54,6 +53,16 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
     recipe.add_argument("--warmup", type=non_negative_int, default=0, help="steps of linear warmup from zero")
     recipe.add_argument("--init", type=parse_init, choices=INITS, default="default", help="see model/init.py")
     recipe.add_argument("--ema", type=ema_decay, default=0.0, help="EMA decay of the weights, such as 0.999; 0: off")
+    recipe.add_argument(
+        "--max_minutes", type=positive_float, help="stop after this time too; the schedule then ends with it"
+    )
+    recipe.add_argument(
+        "--hard_crops",
+        type=positive_int,
+        default=1,
+        metavar="K",
+        help="draw each crop among K by bicubic's error in it",
+    )
     recipe.add_argument("--seed", type=seed, default=0, help="random seed of initial weights and patches")
 
     data = parser.add_argument_group("data")
@@ -77,30 +86,8 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.lr_schedule == "cosine":
         parser.reject(args, "--lr_schedule cosine falls to zero at --max_steps, not in halves", "decay")
-    check(args)
+    check_flags(args)
     return args
-
-
-def check(args: argparse.Namespace) -> None:
-    """Rejects flags that parse but make no sense together or on this machine."""
-    if Path(args.ckpt_name).name != args.ckpt_name or not args.ckpt_name:
-        raise InputError(f"--ckpt_name {args.ckpt_name!r} must be a plain name, the folder is --ckpt_dir")
-    for flag, name in (("ckpt_dir", args.ckpt_dir), ("ckpt_name", args.ckpt_name)):
-        if name != os.fsencode(name).decode(errors="replace"):
-            raise InputError(f"--{flag} {name!r} has bytes that are no text, as TensorBoard needs it: choose another")
-    if args.batch_size < args.num_gpu:
-        raise InputError(
-            f"--batch_size {args.batch_size} is the whole batch: it must be at least --num_gpu {args.num_gpu}"
-        )
-    if args.batch_size // args.num_gpu < args.accumulate:
-        raise InputError(
-            f"--accumulate {args.accumulate} divides the patches of each process, which are --batch_size "
-            f"{args.batch_size} / --num_gpu {args.num_gpu}: use a smaller one"
-        )
-    if args.num_gpu > 1 and args.device in ("auto", "cuda") and 0 < torch.cuda.device_count() < args.num_gpu:
-        raise InputError(f"--num_gpu {args.num_gpu}: this machine has {torch.cuda.device_count()}")
-    if args.warmup > args.max_steps:
-        raise InputError(f"--warmup {args.warmup} is longer than --max_steps {args.max_steps}: shorten it")
 
 
 def main() -> None:

@@ -28,24 +28,25 @@ def error_context(path: Path | str) -> Iterator[None]:
         raise InputError(f"{path}: {error}") from None
 
 
+def explain_access_error(path: Path | str, error: BaseException) -> InputError | None:
+    """The line for "permission denied" and for errors of the disk on reading `path`; None for any other exception."""
+    if isinstance(error, PermissionError):
+        reason = os.strerror(error.errno or errno.EACCES)
+        return InputError(f"{path} cannot be opened ({reason}): change its permissions")
+    if isinstance(error, OSError) and error.errno in READ_ERRNOS:
+        return InputError(f"{path} cannot be read ({os.strerror(error.errno)}): check the disk or the network mount")
+    return None
+
+
 @contextmanager
 def translate_access_errors(path: Path | str) -> Iterator[None]:
-    """Turns "permission denied" and errors of the disk on reading `path` into an `InputError` that says so.
-
-    For the inside of handlers that would call the file damaged. Other errors, such as those of decoders, are passed on.
-    """
+    """Raises the `InputError` of `explain_access_error` in handlers that would otherwise call the file damaged."""
     try:
         yield
-    except PermissionError as error:
-        raise InputError(
-            f"{path} cannot be opened ({os.strerror(error.errno or errno.EACCES)}): change its permissions"
-        ) from None
     except OSError as error:
-        if error.errno not in READ_ERRNOS:
-            raise
-        raise InputError(
-            f"{path} cannot be read ({os.strerror(error.errno)}): check the disk or the network mount"
-        ) from None
+        if explained := explain_access_error(path, error):
+            raise explained from None
+        raise
 
 
 def summarize_exception(error: BaseException) -> str:

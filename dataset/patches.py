@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
+from dataset.hard_crops import ErrorTable
 from dataset.hdf5 import TrainingImages
 
 HR = 1  # the HR images are those of scale 1
@@ -41,6 +42,8 @@ class PatchSampler:
 
     `device`: of the batches. `on_device`: the images are kept there, too.
     `shard`: this process's part of each batch; all processes draw the same whole batches.
+    `hard_crops` K: each crop is drawn among K candidates by how much bicubic interpolation misses in them
+    (`dataset/hard_crops.py`); 1 is the paper's uniform choice. `hide`: no progress bar while the table for it is made.
     Raises `InputError` if the patch does not fit into every image, naming those that are too small.
     """
 
@@ -53,13 +56,18 @@ class PatchSampler:
         device: torch.device | str = "cpu",
         on_device: bool = False,
         shard: slice = slice(None),
+        hard_crops: int = 1,
+        hide: bool = False,
     ):
         self.scales = tuple(sorted(images.lr))
         self.patch_size, self.batch_size = patch_size, batch_size
         self._sizes = {scale: np.array([x.shape[:2] for x in images.lr[scale]]) for scale in self.scales}
         self._check_sizes()
         self._source: _Images = _DeviceCropper(images, device) if on_device else _HostCropper(images, device)
-        self._shard = shard
+        self._shard, self._candidates = shard, hard_crops
+        self._errors = {
+            scale: ErrorTable(images.hr, images.lr[scale], scale, hide) for scale in self.scales if hard_crops > 1
+        }
         self._random = np.random.default_rng(seed)
         self._remaining = np.empty(0, np.int64)  # the images left in this epoch
 
@@ -71,12 +79,20 @@ class PatchSampler:
         count, patch = self.batch_size, self.patch_size
         scale = int(self._random.choice(self.scales)) if len(self.scales) > 1 else self.scales[0]
         image = self._next_images(count)
-        corner = self._random.integers(0, self._sizes[scale][image] - patch + 1)  # (N, 2): LR row, LR column
+        corner = self._draw_corners(scale, image)
         dihedral = self._random.integers(0, 2, (count, 3)).astype(bool)  # transpose, flip_y, flip_x: all 8
         image, corner, dihedral = (each[self._shard] for each in (image, corner, dihedral))
         lr = self._source.crop(scale, image, corner, dihedral, patch)
         hr = self._source.crop(HR, image, corner * scale, dihedral, patch * scale)
         return Batch(lr, hr, scale)
+
+    def _draw_corners(self, scale: int, image: np.ndarray) -> np.ndarray:
+        """(N, 2): LR row and LR column of a crop of each image."""
+        limit, count = self._sizes[scale][image] - self.patch_size + 1, self._candidates
+        if count == 1:
+            return self._random.integers(0, limit)
+        corner = self._random.integers(0, limit[:, None], (len(image), count, 2))
+        return self._errors[scale].choose(image, corner, self.patch_size, self._random.random(len(image)))
 
     def state_dict(self) -> str:
         """The position in the stream, as JSON for `load_state_dict`."""

@@ -22,8 +22,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from model.cfsrcnn import CFSRCNN
 from model.checkpoint import read_state_dict
 from model.init import init_weights
-from solver import Solver, learning_rate
+from solver import Solver
 from tests.stress.crash_recovery import log_of
+from training.schedule import learning_rate
 
 SMALL = ["--patch_size", 8, "--batch_size", 2, "--init", "identity", "--device", "cpu", "--print_interval", 5]
 

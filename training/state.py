@@ -15,13 +15,26 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.errors import InputError, summarize_exception, translate_access_errors
+from common.errors import InputError, explain_access_error, summarize_exception
 from common.files import DeferredErrorFile, atomic_write
 from dataset.patches import PatchSampler
 from model.checkpoint import safe_torch_load
 from training.muon import MuonWithAuxAdam
 
-STATE_KEYS = ("options", "images", "step", "seconds", "window", "net", "ema", "optimizer", "sampler", "random")
+STATE_KEYS = (
+    "options",
+    "images",
+    "step",
+    "seconds",
+    "elapsed",
+    "lr",
+    "window",
+    "net",
+    "ema",
+    "optimizer",
+    "sampler",
+    "random",
+)
 RESUME_INVARIANTS = (
     "model",
     "scale",
@@ -31,6 +44,7 @@ RESUME_INVARIANTS = (
     "seed",
     "ema",
     "optimizer",
+    "hard_crops",
 )  # fixed for the whole run
 
 
@@ -60,8 +74,11 @@ class TrainingState:
             raise InputError(f"{self.path} is no ordinary file, but the state of the run is to be there: move it away")
         with self._readable():
             saved = safe_torch_load(self.path)
+            saved.setdefault("elapsed", saved["seconds"])  # states of before --max_minutes have neither
+            saved.setdefault("lr", 0.0)
             options = {name: saved[name] for name in STATE_KEYS}["options"].items()
             saved["step"], saved["seconds"] = int(saved["step"]), float(saved["seconds"])
+            saved["elapsed"], saved["lr"] = float(saved["elapsed"]), float(saved["lr"])
             saved["window"] = [(float(loss), float(norm)) for loss, norm in saved["window"]]
         for name, value in options:
             if name not in RESUME_INVARIANTS or getattr(args, name) != value:
@@ -77,7 +94,7 @@ class TrainingState:
         optimizer: torch.optim.Optimizer | MuonWithAuxAdam,
         sampler: PatchSampler,
     ) -> None:
-        """Writes the state atomically. `counters`: plain values, "images", "step", "seconds" and "window"."""
+        """Writes the state atomically. `counters`: plain values, "images", "step", "seconds", "elapsed", "lr" and "window"."""
         state = {
             "options": {name: getattr(self._args, name) for name in RESUME_INVARIANTS},
             **counters,
@@ -128,11 +145,10 @@ class TrainingState:
     @contextmanager
     def _readable(self) -> Iterator[None]:
         try:
-            with translate_access_errors(self.path):
-                yield
-        except InputError:
-            raise
+            yield
         except Exception as error:  # a damaged file may fail in any way
+            if explained := explain_access_error(self.path, error):
+                raise explained from None
             what = f"{type(error).__name__}: {summarize_exception(error)[:200]}"
             raise InputError(f"{self.path} cannot be read ({what}): move it away") from None
 

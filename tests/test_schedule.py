@@ -1,0 +1,83 @@
+"""`--max_minutes`: the schedule ends with the time, the run stops there annealed, and resumed time counts."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from training.schedule import Clock, learning_rate
+
+COSINE = SimpleNamespace(lr=1.0, decay=100, max_steps=1000, warmup=0, lr_schedule="cosine")
+
+
+def test_without_a_limit_the_clock_changes_nothing():
+    clock = Clock(None, 1000)
+    clock.agree(10, 1e9)
+    assert clock.schedule_step(20) is None and not clock.is_over(999)
+
+
+def test_progress_is_the_larger_of_steps_and_time():
+    clock = Clock(1.0, 1000)
+    clock.agree(10, 30.0)  # half of the time after 1 % of the steps
+    assert clock.schedule_step(10) == 500 and learning_rate(10, COSINE, clock.schedule_step(10)) == pytest.approx(0.5)
+    clock.agree(900, 31.0)
+    assert clock.schedule_step(900) == 900
+    clock.agree(901, 60.0)
+    assert clock.is_over(901) and learning_rate(901, COSINE, clock.schedule_step(901)) == 0
+
+
+def test_between_two_agreements_time_is_extrapolated_by_the_steps():
+    clock = Clock(1.0, 1000)
+    clock.agree(10, 10.0)
+    assert clock.schedule_step(20) == pytest.approx(1000 * 20 / 60)
+    clock.agree(10, 25.0, stepping=False)  # a validation of 15 seconds
+    assert clock.schedule_step(20) == pytest.approx(1000 * 35 / 60)
+    assert not clock.is_over(44) and clock.is_over(45)
+
+
+def test_a_run_stops_with_the_time_annealed_and_counts_resumed_time(command, monkeypatch, training_set, tmp_path):
+    now = [0.0]
+
+    def tick() -> float:
+        now[0] += 0.5
+        return now[0]
+
+    monkeypatch.setattr("training.schedule.time.perf_counter", tick)
+    run = tmp_path / "run"
+    flags = [
+        "--train_data_path",
+        training_set,
+        "--ckpt_dir",
+        run,
+        "--val_data_dir",
+        tmp_path / "none",
+        "--device",
+        "cpu",
+    ]
+    flags += [
+        "--patch_size",
+        8,
+        "--batch_size",
+        1,
+        "--max_steps",
+        1000,
+        "--lr_schedule",
+        "cosine",
+        "--print_interval",
+        2,
+    ]
+    outcome = command("train.py", *flags, "--max_minutes", 0.1)
+    assert outcome.code == 0 and ", the end of --max_minutes: " in outcome.out, outcome
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    last = log[-1]["step"]
+    assert 2 <= last <= 13 and log[-1]["lr"] < 0.2 * log[0]["lr"] and (run / f"cfsrcnn_{last}.pth").is_file()
+    again = command("train.py", *flags, "--max_minutes", 0.1, "--resume")
+    assert again.code == 0 and f"trained to step {last}, the end of --max_minutes" in again.out
+    longer = command("train.py", *flags, "--max_minutes", 0.2, "--resume")
+    assert longer.code == 0 and int(longer.out.rsplit("trained to step ", 1)[1].split(",")[0]) > last
+
+
+def test_a_time_of_zero_is_refused(expect_error):
+    expect_error("--max_minutes", "train.py", "--max_minutes", 0)
