@@ -31,8 +31,9 @@ lint: .venv/ready
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-# Weights from a folder of photographs, as the pretrained weights were made (docs/training.md): make train-x2 IMAGES=FOLDER,
-# and EXTRA=FOLDER for more. An interrupted run resumes when the command is repeated. x3 and x4 start from x2's second stage.
+# Weights from a folder of photographs, as the pretrained weights were made (docs/training.md): make train-x2 IMAGES=FOLDER, with
+# EXTRA=FOLDER for more photographs and TEACHERS=FOLDER for distillation from the weights of RLFN and BSRN in that folder.
+# An interrupted run resumes when the command is repeated. x3 and x4 start from x2. Minutes are those of the last stage.
 IMAGES ?= $(PICTURES)
 RUNS ?= runs
 PRECISION ?= bf16
@@ -40,44 +41,70 @@ WARMUP ?= 100
 STEPS_24 ?= 10000
 STEPS_48 ?= 3500
 STEPS_48B ?= 12000
-STEPS_X3 ?= 2400
-STEPS_X4 ?= 1600
+MINUTES_X2 ?= 600
+MINUTES_X3 ?= 600
+MINUTES_X4 ?= 600
+MAX_STEPS ?= 1000000
+TARGETS := $(if $(TEACHERS),distilled,photographs)
 X2_24 := $(RUNS)/x2/cfsrcnn_x2_$(STEPS_24).pth
 X2_48 := $(RUNS)/x2/cfsrcnn_x2_48_$(STEPS_48).pth
 X2_48B := $(RUNS)/x2/cfsrcnn_x2_48b_$(STEPS_48B).pth
-X3 := $(RUNS)/x3/cfsrcnn_x3_$(STEPS_X3).pth
-X4 := $(RUNS)/x4/cfsrcnn_x4_$(STEPS_X4).pth
-TRAIN = $(RUN) train.py --model cfsrcnn --train_data_path $(RUNS)/images.h5 --val_data_dir $(RUNS)/images_held_out \
-	--optimizer muon --lr_schedule cosine --warmup $(WARMUP) --clip 1 --loss_fn L1 --precision $(PRECISION) --print_interval 500 --resume
+X2 := $(RUNS)/x2/cfsrcnn_x2_$(TARGETS).pth
+X3 := $(RUNS)/x3/cfsrcnn_x3_$(TARGETS).pth
+X4 := $(RUNS)/x4/cfsrcnn_x4_$(TARGETS).pth
+TRAIN = $(RUN) train.py --model cfsrcnn --val_data_dir $(RUNS)/images_held_out --optimizer muon --lr_schedule cosine \
+	--warmup $(WARMUP) --clip 1 --loss_fn L1 --precision $(PRECISION) --print_interval 500 --resume --ckpt_dir $(@D)
 
-train-x2: $(X2_48B)
+train-x2: $(X2)
 train-x3: $(X3)
 train-x4: $(X4)
 
-$(RUNS)/images.h5 $(RUNS)/shrunk.h5: | .venv/installed
-	@test -n "$(IMAGES)" || { echo "error: name a folder of photographs: make train-x2 IMAGES=FOLDER" >&2; exit 2; }
-	$(RUN) div2h5.py --source "$(IMAGES)" $(if $(EXTRA),--extra "$(EXTRA)") --hold_out 8 \
-		$(if $(findstring shrunk,$@),--shrink 0.6 --scales 2) --out $@
+CHECK_IMAGES = @test -n "$(IMAGES)" || { echo "error: name a folder of photographs: make train-x2 IMAGES=FOLDER" >&2; exit 2; }
 
-$(X2_24): | $(RUNS)/images.h5 $(RUNS)/shrunk.h5
-	$(TRAIN) --scale 2 --init identity --patch_size 24 --batch_size 8 --lr 1e-3 --ema 0.999 --max_steps $(STEPS_24) \
-		--ckpt_dir $(@D) --ckpt_name cfsrcnn_x2
+$(RUNS)/images.h5: | .venv/installed
+	$(CHECK_IMAGES)
+	$(RUN) div2h5.py --source "$(IMAGES)" $(if $(EXTRA),--extra "$(EXTRA)") --hold_out 8 --out $@
+
+$(RUNS)/photographs_x%.h5: | .venv/installed
+	$(CHECK_IMAGES)
+	$(RUN) div2h5.py --source "$(IMAGES)" $(if $(EXTRA),--extra "$(EXTRA)") --hold_out 8 --shrink 0.6 --scales $* --out $@
+
+# The weights as published: rlfn_x2.pth and net_g_BSRN_x2.pth, or bsrn_x2.pth. RLFN has none for x3: BSRN alone teaches there.
+RLFN = $(addprefix --teacher rlfn=,$(wildcard $(TEACHERS)/rlfn_x$*.pth))
+BSRN = $(addprefix --teacher bsrn=,$(firstword $(wildcard $(TEACHERS)/bsrn_x$*.pth $(TEACHERS)/net_g_BSRN_x$*.pth)))
+$(RUNS)/distilled_x%.h5: | .venv/installed
+	$(CHECK_IMAGES)
+	@test -n "$(RLFN)$(BSRN)" || { echo "error: $(TEACHERS) has neither rlfn_x$*.pth nor bsrn_x$*.pth" >&2; exit 2; }
+	$(RUN) -m training.distillation --scale $* $(strip $(RLFN) $(BSRN)) --source "$(IMAGES)" $(if $(EXTRA),"$(EXTRA)") --hold_out 8 \
+		--shrink 0.6 --out $@
+
+$(X2_24): | $(RUNS)/images.h5 $(RUNS)/photographs_x2.h5
+	$(TRAIN) --scale 2 --train_data_path $(RUNS)/images.h5 --init identity --patch_size 24 --batch_size 8 --lr 1e-3 --ema 0.999 \
+		--max_steps $(STEPS_24) --ckpt_name cfsrcnn_x2
 
 $(X2_48): | $(X2_24)
-	$(TRAIN) --scale 2 --pretrained $(X2_24) --patch_size 48 --batch_size 4 --lr 5e-4 --ema 0.999 --max_steps $(STEPS_48) \
-		--ckpt_dir $(@D) --ckpt_name cfsrcnn_x2_48
+	$(TRAIN) --scale 2 --train_data_path $(RUNS)/images.h5 --pretrained $(X2_24) --patch_size 48 --batch_size 4 --lr 5e-4 \
+		--ema 0.999 --max_steps $(STEPS_48) --ckpt_name cfsrcnn_x2_48
 
 $(X2_48B): | $(X2_48)
-	$(TRAIN) --train_data_path $(RUNS)/shrunk.h5 --scale 2 --pretrained $(X2_48) --patch_size 48 --batch_size 8 --lr 1e-3 --ema 0.999 \
-		--max_steps $(STEPS_48B) --ckpt_dir $(@D) --ckpt_name cfsrcnn_x2_48b
+	$(TRAIN) --scale 2 --train_data_path $(RUNS)/photographs_x2.h5 --pretrained $(X2_48) --patch_size 48 --batch_size 8 --lr 1e-3 \
+		--ema 0.999 --max_steps $(STEPS_48B) --ckpt_name cfsrcnn_x2_48b
 
-$(X3): | $(X2_48)
-	$(TRAIN) --scale 3 --pretrained $(X2_48) --patch_size 36 --batch_size 8 --lr 1e-3 --ema 0.999 --max_steps $(STEPS_X3) \
-		--ckpt_dir $(@D) --ckpt_name cfsrcnn_x3
+# The last stage, $(call last_stage,SCALE,INITIAL WEIGHTS,PATCH SIZE,MINUTES), and its last checkpoint under the target's name.
+define last_stage
+$(TRAIN) --scale $1 --train_data_path $(RUNS)/$(TARGETS)_x$1.h5 --pretrained $2 --patch_size $3 --batch_size 8 --lr 1e-3 \
+	--ema 0.998 --hard_crops 4 --max_minutes $4 --max_steps $(MAX_STEPS) --ckpt_name $(basename $(@F))
+cp "$$(ls -t $(basename $@)_[0-9]*.pth | head -n 1)" $@.part && mv $@.part $@
+endef
 
-$(X4): | $(X2_48)
-	$(TRAIN) --scale 4 --pretrained $(X2_48) --patch_size 36 --batch_size 8 --lr 1e-3 --ema 0.999 --max_steps $(STEPS_X4) \
-		--ckpt_dir $(@D) --ckpt_name cfsrcnn_x4
+$(X2): | $(X2_48B) $(RUNS)/$(TARGETS)_x2.h5
+	$(call last_stage,2,$(X2_48B),48,$(MINUTES_X2))
+
+$(X3): | $(X2) $(RUNS)/$(TARGETS)_x3.h5
+	$(call last_stage,3,$(X2),36,$(MINUTES_X3))
+
+$(X4): | $(X2) $(RUNS)/$(TARGETS)_x4.h5
+	$(call last_stage,4,$(X2),36,$(MINUTES_X4))
 
 .venv-oldest/ready: requirements.txt
 	$(PYTHON) -m venv .venv-oldest

@@ -8,14 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from common import SCALES
-from common.cli import CliParser, bounded, non_negative_int
+from common.cli import CliParser, non_negative_int
 from common.errors import InputError, run_cli
 from dataset.prepare import add_padding_flag
 from dataset.sources import download_command, find_div2k
-from dataset.training_set import write_training_set
+from dataset.training_set import downscale_factor, write_training_set
 
 HERE = Path(__file__).parent / "dataset"
-downscale_factor = bounded(float, lambda value: 0.1 <= value < 1, "a number from 0.1 to below 1, such as 0.6")
 
 
 def main() -> None:

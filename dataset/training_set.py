@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
-from common.errors import InputError
+from common.cli import bounded
+from common.errors import InputError, error_context
 from common.files import atomic_dir, ensure_not_input
 from common.prefetch import prefetch_map
 from common.progress import progress
@@ -20,6 +21,9 @@ from dataset.images import DecodedImage, conversion_summary, list_images, read_i
 from dataset.imresize import imresize
 from dataset.prepare import say_prepared, write_pairs
 from dataset.sources import download_command
+
+downscale_factor = bounded(float, lambda value: 0.1 <= value < 1, "a number from 0.1 to below 1, such as 0.6")
+MakeTarget = Callable[[np.ndarray, dict[int, np.ndarray]], np.ndarray]  # HR, {scale: LR} -> what the network trains on
 
 
 @dataclass
@@ -39,6 +43,7 @@ def write_training_set(
     workers: int = 0,
     hold_out: int = 0,
     shrink: Sequence[float] = (),
+    make_target: MakeTarget | None = None,
 ) -> None:
     """Writes the images of all `sources` into the HDF5 file `out`, with a progress bar and a summary line.
 
@@ -47,6 +52,7 @@ def write_training_set(
     `hold_out`: the number of images, evenly spaced, that are left out and become the test set `held_out_set(out)`, so that
     recipes and checkpoints can be chosen without looking at a published test set.
     `shrink`: the remaining images are added again, downscaled by each of these factors.
+    `make_target`: makes what takes the place of each HR image, uint8 of the same size; called by `workers` threads.
     Raises `InputError` naming the file for a missing LR image, mismatched sizes or a broken image.
     """
     if out.is_dir():
@@ -54,7 +60,7 @@ def write_training_set(
     pairs = [pair for source in sources for pair in _find_pairs(source, scales)]
     ensure_not_input(out, [file for pair in pairs for file in (pair.hr, *pair.lr.values())])
     if not hold_out:
-        _write(pairs, shrink, out, scales, padding, workers)
+        _write(pairs, shrink, out, scales, padding, workers, make_target)
         return
     pairs, held_out = _split(pairs, hold_out)
     folder, files = held_out_set(out), [pair.hr for pair in held_out]
@@ -62,12 +68,18 @@ def write_training_set(
         raise InputError(f"{folder} exists, but the held-out images go there: remove it or choose another --out")
     with atomic_dir(folder) as unfinished:  # both appear, or none
         write_pairs(files, unfinished, scales, padding)
-        _write(pairs, shrink, out, scales, padding, workers)
+        _write(pairs, shrink, out, scales, padding, workers, make_target)
     say_prepared(files, folder, scales)
 
 
 def _write(
-    pairs: list[_Pair], shrink: Sequence[float], out: Path, scales: list[int], padding: str, workers: int
+    pairs: list[_Pair],
+    shrink: Sequence[float],
+    out: Path,
+    scales: list[int],
+    padding: str,
+    workers: int,
+    make_target: MakeTarget | None,
 ) -> None:
     pairs = pairs + [_Pair(pair.hr, {}, factor) for factor in shrink for pair in pairs]
     seen: list[tuple[str, DecodedImage]] = []
@@ -77,7 +89,11 @@ def _write(
         if pair.shrink == 1:
             seen.append((pair.hr.name, image.metadata_only()))
         hr = image.rgb if pair.shrink == 1 else imresize(image.rgb, pair.shrink, padding)
-        return _read_given(pair, hr) if pair.lr else _make_lr(pair.hr, hr, scales, padding)
+        hr, lrs = _read_given(pair, hr) if pair.lr else _make_lr(pair.hr, hr, scales, padding)
+        if make_target:
+            with error_context(pair.hr):
+                hr = make_target(hr, lrs)
+        return hr, lrs
 
     threads = workers or os.cpu_count() or 1
     with prefetch_map(read, pairs, threads) as done, progress(done, len(pairs), out.name, "image") as bar:

@@ -198,7 +198,7 @@ def receptive_field_radius(run: Run, channels: int, scale: int) -> int:
     for length in PROBE_LENGTHS:
         try:
             sides = [_radius_along(run, channels, scale, length, axis) for axis in (2, 3)]
-        except RuntimeError:  # a network for fixed image sizes
+        except (RuntimeError, InputError):  # a network for fixed image sizes
             return -1
         if max(sides) < length // 2:
             return max(sides)

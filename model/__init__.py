@@ -9,7 +9,7 @@ from torch import nn
 
 from common.errors import InputError, summarize_exception
 
-NOT_MODELS = {"ops", "key_mapping", "checkpoint", "export", "init"}
+NOT_MODELS = {"ops", "key_mapping", "checkpoint", "export", "init", "esa"}
 
 
 def model_names() -> list[str]:

@@ -150,7 +150,9 @@ def test_an_unknown_model_lists_those_there_are(plug_in, expect_error, tmp_path,
     plug_in("guest", GUEST)
     (tmp_path / "w.pth").touch()
     where = ["--ckpt_dir", tmp_path / "run"] if program == "train.py" else ["--ckpt_path", tmp_path / "w.pth"]
-    expect_error("there is no model 'esrgan': --model takes cfsrcnn, guest", program, "--model", "esrgan", *where)
+    expect_error(
+        "there is no model 'esrgan': --model takes bsrn, cfsrcnn, guest, rlfn", program, "--model", "esrgan", *where
+    )
 
 
 @pytest.mark.parametrize("name", ["ops", "checkpoint", "init", "../evil", "os.path"])

@@ -1,4 +1,4 @@
-"""`make train-x2 train-x3 IMAGES=FOLDER`: from images to weights in one command, which goes on where it stopped."""
+"""`make train-x2 IMAGES=FOLDER TEACHERS=FOLDER`: from images to weights in one command, which goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import pytest
 from conftest import ROOT, sample_image
 from PIL import Image
 
-STEPS = ["STEPS_24=2", "STEPS_48=1", "STEPS_48B=1", "STEPS_X3=1"]
+from model import create_model
+from model.checkpoint import save_state_dict
+
+STEPS = ["STEPS_24=2", "STEPS_48=1", "STEPS_48B=1", "MAX_STEPS=1"]
 TINY = [*STEPS, "WARMUP=1", "PRECISION=fp32", f"RUN={sys.executable}"]
 
 
@@ -24,22 +27,50 @@ def photographs(tmp_path):
     folder = tmp_path / "photographs"
     folder.mkdir()
     for number in range(10):
-        Image.fromarray(sample_image("coffee.png", 200, 200, 10 * number, 20 * number)).save(folder / f"{number}.png")
+        Image.fromarray(sample_image("coffee.png", 168, 168, 10 * number, 20 * number)).save(folder / f"{number}.png")
     return folder
 
 
-def test_weights_from_a_folder_of_images(photographs, tmp_path):
-    runs = tmp_path / "runs"
-    argv = [f"IMAGES={photographs}", f"RUNS={runs}", *TINY]
-    made = make("train-x2", "train-x3", *argv)
-    assert made.returncode == 0, made.stderr
-    log = [json.loads(line) for name in ("x2", "x3") for line in (runs / name / "log.jsonl").read_text().splitlines()]
-    steps = [(line["run"].removeprefix("cfsrcnn_"), line["step"]) for line in log]
-    assert steps == [("x2", 2), ("x2_48", 1), ("x2_48b", 1), ("x3", 1)]
-    assert all(line["validation"] for line in log)  # on the images held out
+@pytest.fixture
+def teachers(tmp_path):
+    """A folder of untrained teachers, under the names of the published files."""
+    folder = tmp_path / "teachers"
+    for name, file in (("rlfn", "rlfn_x2.pth"), ("bsrn", "net_g_BSRN_x2.pth"), ("bsrn", "net_g_BSRN_x3.pth")):
+        save_state_dict(create_model(name, int(file[-5])).state_dict(), folder / file)
+    return folder
 
-    again = make("train-x2", "train-x3", *argv)
+
+def test_weights_from_a_folder_of_images(photographs, teachers, tmp_path):
+    runs = tmp_path / "runs"
+    argv = [f"IMAGES={photographs}", f"TEACHERS={teachers}", f"RUNS={runs}", *TINY]
+    made = make("train-x2", *argv)
+    assert made.returncode == 0, made.stderr
+    assert "targets: mean output of rlfn, bsrn" in made.stdout
+    log = [json.loads(line) for line in (runs / "x2/log.jsonl").read_text().splitlines()]
+    steps = [(line["run"].removeprefix("cfsrcnn_"), line["step"]) for line in log]
+    assert steps == [("x2", 2), ("x2_48", 1), ("x2_48b", 1), ("x2_distilled", 1)]
+    assert all(line["validation"] for line in log)  # on the images held out
+    weights = [(runs / f"x2/cfsrcnn_x2_distilled{ending}.pth").read_bytes() for ending in ("", "_1")]
+    assert weights[0] == weights[1]
+
+    again = make("train-x2", *argv)
     assert again.returncode == 0 and "trained" not in again.stdout, again.stdout + again.stderr
+
+
+def test_x3_and_x4_start_from_x2_and_learn_from_the_teachers_there_are(teachers, tmp_path):
+    shown = make("--dry-run", "train-x3", "IMAGES=photographs", f"TEACHERS={teachers}", f"RUNS={tmp_path}").stdout
+    assert f"--scale 3 --teacher bsrn={teachers}/net_g_BSRN_x3.pth --source" in shown
+    assert f"--train_data_path {tmp_path}/distilled_x3.h5 --pretrained {tmp_path}/x2/cfsrcnn_x2_distilled.pth" in shown
+    made = make(f"{tmp_path}/distilled_x4.h5", "IMAGES=photographs", f"TEACHERS={teachers}", f"RUNS={tmp_path}")
+    assert made.returncode == 2 and f"{teachers} has neither rlfn_x4.pth nor bsrn_x4.pth" in made.stderr
+
+
+def test_without_teachers_the_targets_are_the_photographs(tmp_path):
+    shown = make("--dry-run", "train-x4", "IMAGES=photographs", f"RUNS={tmp_path}").stdout
+    assert "training.distillation" not in shown and "--hard_crops 4 --max_minutes 600" in shown
+    assert (
+        f"--train_data_path {tmp_path}/photographs_x4.h5 --pretrained {tmp_path}/x2/cfsrcnn_x2_photographs.pth" in shown
+    )
 
 
 def test_pictures_is_the_former_name_of_the_variable(tmp_path):

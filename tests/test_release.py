@@ -16,7 +16,8 @@ from model.checkpoint import load_model
 
 PRETRAINED = sorted((ROOT / "checkpoint").glob("x[234]/cfsrcnn_x[234].pth"))
 MODULES = (
-    "dataset.download dataset.prepare dataset.demo model.checkpoint evaluation.paper evaluation.figure training.curves"
+    "dataset.download dataset.prepare dataset.demo model.checkpoint evaluation.paper evaluation.figure training.curves "
+    "training.distillation training.records"
 )
 COMMANDS = [
     "train.py",
