@@ -12,10 +12,9 @@ from typing import Protocol
 
 import torch
 
-from common.errors import InputError
 from dataset.benchmark_set import BenchmarkSet
 from evaluation.cache import hash_files
-from evaluation.compare import find_sr, match_folders, measure_folder
+from evaluation.compare import check_names, match_folders, match_sr, measure_folder
 from evaluation.evaluate import EvalResult, evaluate
 from evaluation.paper import paper_results
 from evaluation.paper.discovery import Checkpoint
@@ -107,8 +106,7 @@ class PrecomputedSR:
         folder = self._folders.get((test_set.name, test_set.scale))
         if folder is None:
             return None
-        files = filter(None, (find_sr(folder, pair) for pair in test_set.pairs))
-        return {"method": f"compare_{self.label}", "sr_sha256": hash_files(files)}
+        return {"method": f"compare_{self.label}", "sr_sha256": hash_files(match_sr(folder, test_set.pairs).values())}
 
     def measure(self, test_set: BenchmarkSet) -> EvalResult:
         return measure_folder(self._folders[test_set.name, test_set.scale], test_set)
@@ -126,11 +124,8 @@ def make_methods(
     methods: list[Method] = [Bicubic()]
     for ensemble in (False, True) if self_ensemble else (False,):
         methods += [Network(checkpoint, ensemble, device, protocol) for checkpoint in checkpoints]
-    for name, root in compare:
-        if any(method.label == name for method in methods):
-            raise InputError(f"--compare {name}={root}: there is a row {name} already, give it another name")
-        methods.append(PrecomputedSR(name, root, test_sets))
-    return methods
+    check_names(compare, [method.label for method in methods])
+    return [*methods, *(PrecomputedSR(name, root, test_sets) for name, root in compare)]
 
 
 def _evaluate(method: Method, upscale: Upscale, test_set: BenchmarkSet, check_lr: bool) -> EvalResult:
