@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common import SCALES
-from common.errors import InputError
+from common.errors import FailureLog, InputError
 from dataset.benchmark_set import normalize_name
 from dataset.sources import TEST_SETS, download_command
 from evaluation.cache import hash_files
@@ -93,8 +93,8 @@ def find_sets(data: Path) -> dict[str, Path]:
     return found
 
 
-def find_checkpoints(source: Path) -> tuple[list[Checkpoint], list[str]]:
-    """The CFSRCNN weight files at or below `source`, and a remark on each file that is skipped.
+def find_checkpoints(source: Path, failures: FailureLog) -> tuple[list[Checkpoint], list[str]]:
+    """The CFSRCNN weight files at or below `source`, and a remark on each file that is skipped; unreadable ones are `failures`.
 
     Of a training run's NAME_STEP.pth only the last is used, and of identical files only one. Pretrained weights such as
     x2/cfsrcnn_x2.pth are labeled CFSRCNN; a file is labeled by its path if its label is taken at one of its scales.
@@ -106,8 +106,11 @@ def find_checkpoints(source: Path) -> tuple[list[Checkpoint], list[str]]:
     files, remarks = _last_steps([source] if source.is_file() else _weight_files(source))
     found: list[Checkpoint] = []
     for file in sorted(files, key=lambda file: (not PRETRAINED.search(file.as_posix()), str(file))):
-        info = inspect_state_dict(read_state_dict(file))
-        sha256 = hash_files([file], names=False)
+        known = len(failures.messages)
+        with failures.collect():
+            info, sha256 = inspect_state_dict(read_state_dict(file)), hash_files([file], names=False)
+        if len(failures.messages) > known:
+            continue
         if info is None:
             remarks.append(f"skipped {file}: no checkpoint of CFSRCNN")
         elif twin := next((each for each in found if each.sha256 == sha256), None):
