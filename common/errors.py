@@ -56,13 +56,15 @@ class FailureLog:
 
     @contextmanager
     def collect(self) -> Iterator[None]:
-        """Prints and keeps the message of an `InputError` raised in the block, instead of raising it."""
+        """Prints and keeps the message of an `InputError` raised in the block, once each, instead of raising it."""
         try:
             yield
         except InputError as error:
-            self.messages.append(summarize_exception(error))
+            if (message := summarize_exception(error)) in self.messages:
+                return
+            self.messages.append(message)
             if os.environ.get("RANK", "0") == "0":
-                print(f"failed: {self.messages[-1]}", file=sys.stderr, flush=True)
+                print(f"failed: {message}", file=sys.stderr, flush=True)
 
     def raise_if_any(self, rest: str) -> None:
         """Raises an `InputError` with the number of failures, their messages and what became of the `rest`, if any failed."""
