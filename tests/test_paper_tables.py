@@ -25,6 +25,7 @@ from evaluation.evaluate import evaluate
 from evaluation.paper import paper_results
 from evaluation.paper.discovery import find_checkpoints, find_sets, known_set
 from inference.upscaler import BicubicUpscaler, NetworkUpscaler
+from model import create_model
 from model.cfsrcnn import CFSRCNN
 from model.checkpoint import load_model, save_state_dict
 from model.init import init_weights
@@ -235,6 +236,33 @@ def test_bad_folders_and_files_are_one_line(expect_error, argv, tmp_path):
     expect_error("bad.pth is no PyTorch weight file", *argv, "--checkpoints", tmp_path / "bad.pth")
     (tmp_path / "file").write_text("")
     expect_error("file is a file", *argv, "--out", tmp_path / "file")
+
+
+def test_peers_get_rows_measured_by_the_same_code(command, argv, measured, shelf, tmp_path):
+    for name in ("rlfn", "bsrn"):
+        pytest.importorskip(f"model.{name}")
+        save_state_dict(create_model(name, 2).state_dict(), tmp_path / f"peers/{name}_x2.pth")
+    (tmp_path / "peers/notes.pth").write_text("of something else")
+    outcome = command(*argv, "--peers", tmp_path / "peers")
+    assert outcome.code == 0 and "skipped " in outcome.out and "notes.pth: not named as weights" in outcome.out
+    assert measured == [f"{name}, Set5 x2" for name in ("Bicubic", "CFSRCNN", "RLFN", "BSRN")]
+    rows = records(tmp_path / "out/table4_set5.csv")[-2:]
+    assert [(row["model"], row["x2_db_to_paper"]) for row in rows] == [("RLFN", ""), ("BSRN", "")]
+    upscale = NetworkUpscaler(load_model(tmp_path / "peers/bsrn_x2.pth", "bsrn", 2), 2)
+    scores = evaluate(upscale, open_test_set(shelf / "data/Set5", 2)).mean.scores
+    assert float(rows[1]["x2_psnr"]) == pytest.approx(scores.psnr, abs=1e-4)
+    assert "RLFN" not in (tmp_path / "out/overview.md").read_text()
+    assert "- RLFN: `" in (tmp_path / "out/tables.md").read_text()
+    assert command(*argv, "--peers", tmp_path / "peers").code == 0 and len(measured) == 4  # from the cache
+
+
+def test_peers_that_cannot_be_told_apart_are_one_line(expect_error, argv, tmp_path):
+    expect_error("no such folder; name one that holds rlfn_x2.pth", *argv, "--peers", tmp_path / "nowhere")
+    (tmp_path / "peers").mkdir()
+    expect_error("holds no weights named as those of a peer", *argv, "--peers", tmp_path / "peers")
+    for name in ("rlfn_x2.pth", "RLFN-DF2K-x2.safetensors"):
+        (tmp_path / "peers" / name).write_text("")
+    expect_error("are both RLFN x2: leave one there", *argv, "--peers", tmp_path / "peers")
 
 
 def test_one_bad_item_does_not_end_the_others(command, argv, shelf, tmp_path):

@@ -25,7 +25,15 @@ from evaluation.compare import parse_compare
 from evaluation.complexity import count_all, scale_table
 from evaluation.evaluate import EvalResult
 from evaluation.paper import paper_results
-from evaluation.paper.discovery import SETS, BenchmarkInfo, Checkpoint, find_checkpoints, find_sets
+from evaluation.paper.discovery import (
+    PEER_EXAMPLES,
+    SETS,
+    BenchmarkInfo,
+    Checkpoint,
+    find_checkpoints,
+    find_peers,
+    find_sets,
+)
 from evaluation.paper.methods import ENSEMBLE, OURS, Bicubic, Method, make_methods
 from evaluation.paper.paper_tables import MeasuredRow, complexity_table, overview_table, quality_table, runtime_table
 from evaluation.paper.tables_html import write_page
@@ -49,6 +57,7 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument(
         "--compare", type=parse_compare, action="append", default=[], help="NAME=FOLDER of SR images, SET/xSCALE/"
     )
+    parser.add_argument("--peers", type=Path, metavar="FOLDER", help=f"measure other networks too: {PEER_EXAMPLES}")
     parser.add_argument("--no_self_ensemble", action="store_true", help="skip the self-ensemble: 9 times as fast")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="paper", help="SR to 8 bits: truncated or rounded")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
@@ -61,20 +70,21 @@ def main() -> None:
     args, failures = parse_flags(), FailureLog()
     test_sets = open_sets(args.data, failures)
     checkpoints, remarks = find_checkpoints(args.checkpoints, failures)
-    for remark in remarks:
+    peers, more_remarks = find_peers(args.peers, failures) if args.peers else ([], [])
+    for remark in remarks + more_remarks:
         print(remark)
     if not test_sets:
         get = download_command(" ".join(TEST_SETS), args.data)
         print(escape_unprintable(f"none of the paper's test sets is in {args.data}: `{get}` downloads four of them"))
     make_dir(args.out)
-    rows = measure_all(args, checkpoints, test_sets, failures)
+    rows = measure_all(args, checkpoints, peers, test_sets, failures)
     counted = count_all()
     tables = [overview_table([row for row in rows if row.paper_row == OURS])]
     tables += [quality_table(known, rows, notes(args, known, rows[0], checkpoints, test_sets)) for known in SETS]
     tables += [runtime_table(args.out / "inference.json"), complexity_table(counted), scale_table(counted)]
     for table in tables:
         write_table(table, args.out)
-    header = header_lines(args, checkpoints)
+    header = header_lines(args, checkpoints + peers)
     with atomic_write(args.out / "tables.md") as temporary:
         temporary.write_text(render_markdown(header, tables), encoding="utf-8", errors="backslashreplace")
     write_page(args.out / "report.html", TITLE, header, tables)
@@ -94,7 +104,11 @@ def open_sets(data: Path, failures: FailureLog) -> TestSets:
 
 
 def measure_all(
-    args: argparse.Namespace, checkpoints: list[Checkpoint], test_sets: TestSets, failures: FailureLog
+    args: argparse.Namespace,
+    checkpoints: list[Checkpoint],
+    peers: list[Checkpoint],
+    test_sets: TestSets,
+    failures: FailureLog,
 ) -> list[MeasuredRow]:
     """Our rows, bicubic first, with all results that could be measured or are cached in `--out`/measured."""
     methods = make_methods(
@@ -104,6 +118,7 @@ def measure_all(
         pick_device(args.device),
         args.protocol,
         not args.no_self_ensemble,
+        peers,
     )
     rows = {Bicubic.label: MeasuredRow(Bicubic.label, Bicubic.paper_row)}
     if not checkpoints:  # empty rows
@@ -200,7 +215,7 @@ def notes(
 def header_lines(args: argparse.Namespace, checkpoints: list[Checkpoint]) -> list[str]:
     """What was measured and how: a few sentences, then a line for each checkpoint and each folder of SR images."""
     return [
-        f"The paper: {paper_results.PAPER}. Rows in bold are ours: measured by `python -m evaluation.paper`, protocol "
+        f"The paper: {paper_results.PAPER}. Rows in bold are measured by `python -m evaluation.paper`, protocol "
         f"{args.protocol}, float32. PSNR in dB and SSIM on the Y channel.",
         *(
             f"{each.label}: `{each.path}`, {', '.join(f'x{scale}' for scale in each.scales)}, SHA-256 `{each.sha256}`"

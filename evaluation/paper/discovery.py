@@ -15,6 +15,9 @@ from model.checkpoint import read_state_dict
 from model.key_mapping import inspect_state_dict
 
 PRETRAINED = re.compile(r"x([234])/cfsrcnn_x\1\.(pth|safetensors)$")
+PEERS = ("RLFN", "BSRN")  # small networks of others, in model/, whose published weights can be measured beside ours
+PEER_FILE = re.compile(rf"(?<![a-z])({'|'.join(PEERS)})(?![a-z]).*x([234])(?!\d)", re.IGNORECASE)
+PEER_EXAMPLES = "rlfn_x2.pth or bsrn_x4.pth"
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ SETS = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A weight file of CFSRCNN. `label`: the name of its rows; `scales`: the scales it supports."""
+    """A weight file of CFSRCNN or of a peer. `label`: the name of its rows; `scales`: the scales it supports."""
 
     path: Path
     label: str
@@ -122,6 +125,31 @@ def find_checkpoints(source: Path, failures: FailureLog) -> tuple[list[Checkpoin
                 new = replace(new, label=f"CFSRCNN ({inside.as_posix()})")
             found.append(new)
     return found, remarks
+
+
+def find_peers(folder: Path, failures: FailureLog) -> tuple[list[Checkpoint], list[str]]:
+    """The published weights of the networks `PEERS` in `folder`, by names such as rlfn_x2.pth, and a remark on other files.
+
+    Raises `InputError` if `folder` has none or two of one network and scale.
+    """
+    if not folder.is_dir():
+        raise InputError(f"--peers {folder}: no such folder; name one that holds {PEER_EXAMPLES}")
+    found: dict[tuple[str, int], Checkpoint] = {}
+    remarks = []
+    for file in sorted(_weight_files(folder)):
+        match = PEER_FILE.search(file.stem)
+        if match is None:
+            remarks.append(f"skipped {file}: not named as weights of a peer, such as {PEER_EXAMPLES}")
+            continue
+        label, scale = match[1].upper(), int(match[2])
+        if other := found.get((label, scale)):
+            raise InputError(f"--peers {folder}: {other.path} and {file} are both {label} x{scale}: leave one there")
+        with failures.collect():
+            found[label, scale] = Checkpoint(file, label, hash_files([file], names=False), (scale,))
+    if not found:
+        raise InputError(f"--peers {folder}: holds no weights named as those of a peer, such as {PEER_EXAMPLES}")
+    order = sorted(found, key=lambda key: (PEERS.index(key[0]), key[1]))
+    return [found[key] for key in order], remarks
 
 
 def _weight_files(folder: Path) -> list[Path]:

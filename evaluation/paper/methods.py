@@ -6,6 +6,7 @@ to measure there. `measure` measures it. `paper_row` is the paper's row to compa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -57,13 +58,20 @@ class Bicubic:
 
 @dataclass
 class Network:
-    """A checkpoint, in float32; `self_ensemble`: averaged over the 8 dihedral transforms, in a row of its own."""
+    """A checkpoint, in float32; `self_ensemble`: averaged over the 8 dihedral transforms, in a row of its own.
+
+    `model`: the name of its module in `model/`; peers have no row of the paper to compare with.
+    """
 
     checkpoint: Checkpoint
     self_ensemble: bool
     device: torch.device
     protocol: str
-    paper_row = OURS
+    model: str = "cfsrcnn"
+
+    @property
+    def paper_row(self) -> str | None:
+        return OURS if self.model == "cfsrcnn" else None
 
     @property
     def label(self) -> str:
@@ -85,7 +93,7 @@ class Network:
     def measure(self, test_set: BenchmarkSet) -> EvalResult:
         scale = test_set.scale
         upscale = NetworkUpscaler(
-            load_model(self.checkpoint.path, scale=scale),
+            load_model(self.checkpoint.path, self.model, scale),
             scale,
             self.device,
             protocol=self.protocol,
@@ -119,11 +127,13 @@ def make_methods(
     device: torch.device,
     protocol: str,
     self_ensemble: bool,
+    peers: Sequence[Checkpoint] = (),
 ) -> list[Method]:
     """All methods in the order of their rows. Raises `InputError` if two rows would have the same name."""
     methods: list[Method] = [Bicubic()]
     for ensemble in (False, True) if self_ensemble else (False,):
         methods += [Network(checkpoint, ensemble, device, protocol) for checkpoint in checkpoints]
+    methods += [Network(peer, False, device, protocol, peer.label.lower()) for peer in peers]
     check_names(compare, [method.label for method in methods])
     return [*methods, *(PrecomputedSR(name, root, test_sets) for name, root in compare)]
 
