@@ -10,8 +10,9 @@ demo: .venv/installed
 	$(RUN) tcw_sample.py --model cfsrcnn --ckpt_path checkpoint/x2/cfsrcnn_x2.pth \
 		--test_data_dir demo/photographs --scale 2 --sample_dir demo/samples --baseline
 
+# PEERS=FOLDER adds rows of RLFN and BSRN, whose published weights (rlfn_x2.pth, bsrn_x4.pth, ...) are in FOLDER.
 paper: .venv/installed
-	$(RUN) -m evaluation.paper --checkpoints checkpoint --data dataset --out results
+	$(RUN) -m evaluation.paper --checkpoints checkpoint --data dataset --out results $(if $(PEERS),--peers "$(PEERS)")
 
 test: .venv/ready
 	$(RUN) -m pytest

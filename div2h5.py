@@ -14,11 +14,15 @@ from dataset.prepare import add_padding_flag
 from dataset.sources import download_command, find_div2k
 from dataset.training_set import downscale_factor, write_training_set
 
+ABOUT = (
+    "Build the HDF5 training set from DIV2K or any folder of images. If an image cannot be read, all such images are listed, "
+    "nothing is written and the exit code is 2."
+)
 HERE = Path(__file__).parent / "dataset"
 
 
 def main() -> None:
-    parser = CliParser(description="Build the HDF5 training set from DIV2K or any folder of images.")
+    parser = CliParser(description=ABOUT)
     parser.add_argument(
         "--source",
         type=Path,

@@ -49,6 +49,32 @@ def translate_access_errors(path: Path | str) -> Iterator[None]:
         raise
 
 
+class FailureLog:
+    """The failed items of a batch, which goes on with the next item and reports them at its end."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    @contextmanager
+    def collect(self) -> Iterator[None]:
+        """Prints and keeps the message of an `InputError` raised in the block, once each, instead of raising it."""
+        try:
+            yield
+        except InputError as error:
+            if (message := summarize_exception(error)) in self.messages:
+                return
+            self.messages.append(message)
+            if os.environ.get("RANK", "0") == "0":
+                print(f"failed: {message}", file=sys.stderr, flush=True)
+
+    def raise_if_any(self, rest: str) -> None:
+        """Raises an `InputError` with the number of failures, their messages and what became of the `rest`, if any failed."""
+        if len(self.messages) == 1:
+            raise InputError(f"{self.messages[0]} ({rest})")
+        if self.messages:
+            raise InputError(f"{len(self.messages)} failures ({rest}): {'; '.join(self.messages)}")
+
+
 def summarize_exception(error: BaseException) -> str:
     """The message of a library's exception on one line, for use in an `InputError`."""
     return escape_unprintable(" ".join(str(error).split())) or type(error).__name__

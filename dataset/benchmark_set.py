@@ -16,9 +16,13 @@ import numpy as np
 
 from common import SCALES
 from common.errors import InputError
+from common.files import realpath
 from dataset.images import EXTENSIONS, DecodedImage, list_images, read_image
 from dataset.imresize import PADDING_MODES, imresize
 from dataset.sources import TEST_SETS, download_command
+
+LR_FOLDER = re.compile(r"/(\w+[_-])?LR(bic\w*|[_-]\w+)?(/[xX][0-9])?$")  # LR, LR_bicubic/X2, DIV2K_valid_LR_x8, ...
+LR_NAME = re.compile(r"(^|[_-])LR$")
 
 
 class MissingTestSetError(InputError):
@@ -109,9 +113,15 @@ def modcrop_and_downscale(
 
 
 def list_hr_images(folder: Path) -> list[Path]:
-    """`list_images` of a folder of HR images. `InputError` if it also has LR images: NAME_LR beside NAME_HR."""
+    """`list_images` of a folder of HR images. `InputError` if it has LR images, also or only: by their names or its own."""
     files = list_images(folder)
     stems = {file.stem for file in files}
+    in_lr_folder = LR_FOLDER.search(f"/{realpath(folder).as_posix()}")
+    if in_lr_folder or all(LR_NAME.search(stem) for stem in stems):
+        raise InputError(
+            f"{folder} holds LR images by {'its name' if in_lr_folder else 'their names'}, such as {files[0].name}, but HR "
+            "images are needed: name the folder of those, or rename it"
+        )
     if pair := next((file for file in files if file.stem.endswith("_HR") and f"{file.stem[:-2]}LR" in stems), None):
         raise InputError(
             f"{folder} holds {pair.name} beside its LR image, as a test set has them in its folders x2, x3 and x4: name the "
@@ -151,17 +161,18 @@ def _authors_layout(folder: Path, scale: int) -> list[ImagePair]:
         known = folder.name in TEST_SETS
         make = download_command(folder.name, folder.parent, [scale]) if known else "python -m dataset.prepare"
         raise MissingTestSetError(f"{folder} has {have} but no x{scale}: make it with `{make}`")
-    files = {file.name: file for file in list_images(place)}
+    files = list_images(place)
     pairs, used = [], set()
-    for name, file in files.items():
-        stem = file.stem
-        if stem.endswith("_HR"):
-            lr_name = f"{stem[:-2]}LR{file.suffix}"
-            if lr_name not in files:
-                raise InputError(f"{place / lr_name} is missing, the LR image of {name}")
-            pairs.append(ImagePair(file, files[lr_name], scale))
-            used |= {name, lr_name}
-    if orphan := next((file for name, file in files.items() if name not in used), None):
+    for file in files:
+        if file.stem.endswith("_HR"):
+            lr_path = find_lr(file, f"{file.stem[:-2]}LR", files)
+            if lr_path is None:
+                raise InputError(
+                    f"{place / f'{file.stem[:-2]}LR{file.suffix}'} is missing, the LR image of {file.name}"
+                )
+            pairs.append(ImagePair(file, lr_path, scale))
+            used |= {file, lr_path}
+    if orphan := next((file for file in files if file not in used), None):
         raise InputError(f"{orphan} belongs to no pair: names must be NAME_HR.png beside NAME_LR.png")
     return pairs
 
@@ -171,15 +182,29 @@ def _edsr_layout(folder: Path, scale: int) -> list[ImagePair]:
     high = list_images(folder / "HR")
     if not (folder / "LR_bicubic").is_dir():
         return [ImagePair(file, None, scale) for file in high]
-    pairs = []
-    for file in high:
-        found = [place / f"{file.stem}x{scale}{ending}" for ending in (file.suffix, *sorted(EXTENSIONS))]
-        lr_path = next((each for each in found if each.is_file()), None)
+    if not place.is_dir():
+        raise MissingTestSetError(f"{place / f'{high[0].stem}x{scale}.png'} is missing, the LR image of {high[0].name}")
+    lr_paths = pair_by_stem(high, place, scale)
+    return [ImagePair(file, lr_path, scale) for file, lr_path in zip(high, lr_paths, strict=True)]
+
+
+def pair_by_stem(high: list[Path], low: Path, scale: int) -> list[Path]:
+    """The LR image of each HR image: `low`/NAMEx2.png for NAME.png, with any ending. Raises `InputError` if one of either
+    kind lacks the other.
+    """
+    files = list_images(low)
+    pairs = [(file, find_lr(file, f"{file.stem}x{scale}", files)) for file in high]
+    for file, lr_path in pairs:
         if lr_path is None:
-            kind = InputError if place.is_dir() else MissingTestSetError
-            raise kind(f"{found[0]} is missing, the LR image of {file.name}")
-        pairs.append(ImagePair(file, lr_path, scale))
-    used = {pair.lr_path for pair in pairs}
-    if orphan := next((file for file in list_images(place) if file not in used), None):
-        raise InputError(f"{orphan} belongs to no pair: no image in {folder / 'HR'} has its name")
-    return pairs
+            raise InputError(f"{low / f'{file.stem}x{scale}{file.suffix}'} is missing, the LR image of {file.name}")
+    found = [lr_path for _, lr_path in pairs if lr_path]
+    used = set(found)
+    if orphan := next((file for file in files if file not in used), None):
+        raise InputError(f"{orphan} belongs to no pair: no image in {high[0].parent} has its name")
+    return found
+
+
+def find_lr(hr_path: Path, stem: str, files: list[Path]) -> Path | None:
+    """The file with this stem, if possible with the ending of `hr_path`."""
+    fits = [file for file in files if file.stem == stem]
+    return next((file for file in fits if file.suffix.lower() == hr_path.suffix.lower()), fits[0] if fits else None)

@@ -49,8 +49,19 @@ def list_images(folder: Path | str) -> list[Path]:
         raise InputError(f"{folder} is not a folder: name a folder of images")
     files = [f for f in folder.iterdir() if f.suffix.lower() in EXTENSIONS and not f.name.startswith(".")]
     if not files:
-        raise InputError(f"{folder} holds no images ({', '.join(sorted(EXTENSIONS))})")
+        raise InputError(f"{folder} holds no images ({', '.join(sorted(EXTENSIONS))}){_where_images_are(folder)}")
     return sorted(files, key=lambda f: f.name)
+
+
+def _where_images_are(folder: Path) -> str:
+    """Which folders at most two levels below have images, for the error of a folder that has none; otherwise nothing."""
+    below = [each for pattern in ("*", "*/*") for each in sorted(folder.glob(pattern)) if not each.name.startswith(".")]
+    files = (each for place in below if place.is_dir() for each in sorted(place.iterdir()))
+    found = list(dict.fromkeys(file.parent.relative_to(folder) for file in files if file.suffix.lower() in EXTENSIONS))
+    if not found:
+        return ""
+    names = ", ".join(map(str, found[:4])) + ", ..." * (len(found) > 4)
+    return f", but {names} below it {'does' if len(found) == 1 else 'do'}: name {'it' if len(found) == 1 else 'one of them'}"
 
 
 def read_image(path: Path | str) -> DecodedImage:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from common import SCALES
 from common.cli import CliParser
-from common.errors import InputError, run_cli
+from common.errors import FailureLog, InputError, run_cli
 from common.files import atomic_dir
 from common.progress import progress
 from dataset.benchmark_set import list_hr_images, modcrop_and_downscale
@@ -39,15 +39,19 @@ def write_pairs(hr_files: list[Path], folder: Path, scales: list[int], padding: 
     for file in hr_files:
         if (other := by_stem.setdefault(file.stem, file)) is not file:
             raise InputError(f"two images are called {file.stem} ({other} and {file}): rename one of them")
-    images = []
+    images, failures = [], FailureLog()
     for scale in scales:
         with atomic_dir(folder / f"x{scale}") as unfinished:
             for file in progress(hr_files, desc=f"LR and HR at x{scale}", unit="image"):
-                image = read_image(file)
-                images.append((file.name, image.metadata_only()))
-                hr, lr = modcrop_and_downscale(file, image.rgb, scale, padding)
+                with failures.collect():
+                    image = read_image(file)
+                    images.append((file.name, image.metadata_only()))
+                    hr, lr = modcrop_and_downscale(file, image.rgb, scale, padding)
+                if failures.messages:  # look for others; nothing will be written
+                    continue
                 write_png(unfinished / f"{file.stem}_SRF_{scale}_HR.png", hr)
                 write_png(unfinished / f"{file.stem}_SRF_{scale}_LR.png", lr)
+            failures.raise_if_any(f"{folder.name} x{scale} is not written")
     if note := conversion_summary(images[: len(hr_files)]):
         print(note)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import bounded
-from common.errors import InputError, error_context
+from common.errors import FailureLog, InputError, error_context
 from common.files import atomic_dir, ensure_not_input
 from common.prefetch import prefetch_map
 from common.progress import progress
+from dataset.benchmark_set import list_hr_images, pair_by_stem
 from dataset.hdf5 import write_hdf5
-from dataset.images import DecodedImage, conversion_summary, list_images, read_image
+from dataset.images import DecodedImage, conversion_summary, read_image
 from dataset.imresize import imresize
 from dataset.prepare import say_prepared, write_pairs
 from dataset.sources import download_command
@@ -53,7 +54,8 @@ def write_training_set(
     recipes and checkpoints can be chosen without looking at a published test set.
     `shrink`: the remaining images are added again, downscaled by each of these factors.
     `make_target`: makes what takes the place of each HR image, uint8 of the same size; called by `workers` threads.
-    Raises `InputError` naming the file for a missing LR image, mismatched sizes or a broken image.
+    Raises `InputError` naming the file for a missing LR image, mismatched sizes or a broken image. After a broken image the
+    others are still decoded, so that all broken ones are named, but nothing is written: the numbers of the images would change.
     """
     if out.is_dir():
         raise InputError(f"{out} is a folder: name the file to write, such as {out / 'train.h5'}")
@@ -83,8 +85,14 @@ def _write(
 ) -> None:
     pairs = pairs + [_Pair(pair.hr, {}, factor) for factor in shrink for pair in pairs]
     seen: list[tuple[str, DecodedImage]] = []
+    failures = FailureLog()
 
-    def read(pair: _Pair) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    def read(pair: _Pair) -> tuple[np.ndarray, dict[int, np.ndarray]] | None:
+        with failures.collect():
+            return decode(pair)
+        return None
+
+    def decode(pair: _Pair) -> tuple[np.ndarray, dict[int, np.ndarray]]:
         image = read_image(pair.hr)
         if pair.shrink == 1:
             seen.append((pair.hr.name, image.metadata_only()))
@@ -97,13 +105,23 @@ def _write(
 
     threads = workers or os.cpu_count() or 1
     with prefetch_map(read, pairs, threads) as done, progress(done, len(pairs), out.name, "image") as bar:
-        write_hdf5(out, bar)
+        write_hdf5(out, _all_or_none(bar, failures))
     ours = sum(not pair.lr for pair in pairs)
     made = f"made by our resize, padding {padding}" if ours else "as found"
     made += f" ({ours} of {len(pairs)}; the others as found)" if 0 < ours < len(pairs) else ""
     print(f"wrote {out}: {len(pairs)} images, scales {', '.join(f'x{s}' for s in scales)}, LR {made}")
     if note := conversion_summary(seen):
         print(note)
+
+
+def _all_or_none(
+    images: Iterable[tuple[np.ndarray, dict[int, np.ndarray]] | None], failures: FailureLog
+) -> Iterator[tuple[np.ndarray, dict[int, np.ndarray]]]:
+    """The images up to the first failed one; then only counts failures, and raises `InputError` at the end."""
+    for each in images:
+        if each is not None and not failures.messages:
+            yield each
+    failures.raise_if_any("no training set is written, since images left out would change the numbers of the others")
 
 
 def held_out_set(out: Path) -> Path:
@@ -124,20 +142,20 @@ def _find_pairs(source: Path, scales: list[int]) -> list[_Pair]:
     if source.name == "DIV2K_train_HR":
         high, low = source, source.parent / "DIV2K_train_LR_bicubic"
     if not high.is_dir():
-        return [_Pair(file, {}) for file in list_images(source)]
+        return [_Pair(file, {}) for file in list_hr_images(source)]
+    files = list_hr_images(high)
     if not low.is_dir():
         print(f"{low} is not there: the LR images are made by our resize")
-        return [_Pair(file, {}) for file in list_images(high)]
-    pairs = []
-    for file in list_images(high):
-        lr = {scale: low / f"X{scale}" / f"{file.stem}x{scale}{file.suffix}" for scale in scales}
-        for scale, path in lr.items():
-            if not path.is_file():
-                raise InputError(
-                    f"{path} is missing, the X{scale} image of {file.name}: download it with "
-                    f"`{download_command('DIV2K', scales=[scale])}`, or leave X{scale} out by --scales"
-                )
-        pairs.append(_Pair(file, lr))
+        return [_Pair(file, {}) for file in files]
+    pairs = [_Pair(file, {}) for file in files]
+    for scale in scales:
+        try:
+            for pair, lr_path in zip(pairs, pair_by_stem(files, low / f"X{scale}", scale), strict=True):
+                pair.lr[scale] = lr_path
+        except InputError as error:
+            raise InputError(
+                f"{error}; download X{scale} with `{download_command('DIV2K', scales=[scale])}`, or leave it out by --scales"
+            ) from None
     return pairs
 
 

@@ -5,13 +5,16 @@ Measuring is in `evaluation/evaluate.py`.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
 
-from common.files import make_dir_within
+from common.files import make_dir_within, parse_json
 from dataset.benchmark_set import BenchmarkSet, ImagePair
 from dataset.images import conversion_summary, write_png
+from evaluation.cache import NON_KEY_FIELDS
 from evaluation.evaluate import evaluate
 from evaluation.html_report import REPORT, write_report
 from evaluation.report import format_mean, format_table, write_results
@@ -23,9 +26,11 @@ def run_benchmark(
 ) -> None:
     """Upscales and measures `test_set`, writes to `folder`/RUN/SET/xSCALE, prints the results; with `baseline` also bicubic's.
 
-    `metadata`: the description of the run in `results.json`; its "protocol" is printed too.
+    `metadata`: the description of the run in `results.json`; its "protocol" is printed too. If other results are at RUN, of
+    another checkpoint of this file name for example, RUN gets a hash of `metadata` appended.
     """
-    top, folder = folder, folder / run / test_set.name / f"x{test_set.scale}"
+    top, run = folder, _free_name(folder, run, test_set, metadata)
+    folder = folder / run / test_set.name / f"x{test_set.scale}"
     for kind in ("SR", "HR"):
         make_dir_within(top, folder / kind)
 
@@ -49,3 +54,24 @@ def run_benchmark(
         )
     print(f"SR images: {folder / 'SR'}")
     print(f"report: {folder / REPORT}")
+
+
+def _free_name(folder: Path, run: str, test_set: BenchmarkSet, metadata: dict) -> str:
+    """`run`, or with a suffix if its folder holds the results of anything else than what `metadata` describes."""
+    file = folder / run / test_set.name / f"x{test_set.scale}" / "results.json"
+    if not file.is_file():
+        return run
+    try:
+        found = parse_json(file.read_bytes())
+        names = [row["name"] for row in found["images"]]
+        same = all(found.get(key) == value for key, value in metadata.items() if key not in NON_KEY_FIELDS)
+        what = f"of {found.get('checkpoint') or found['model']}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        same, names, what = False, [], "that cannot be read"
+    if same and names == [pair.sr_name for pair in test_set.pairs]:
+        return run
+    key = {name: value for name, value in metadata.items() if name not in NON_KEY_FIELDS}
+    key["images"] = [pair.sr_name for pair in test_set.pairs]
+    other = f"{run}_{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]}"
+    print(f"{file.parent} holds other results, {what}: these go to {folder / other}")
+    return other

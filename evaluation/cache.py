@@ -27,16 +27,19 @@ class MeanScores:
 
 
 def get_or_compute(
-    path: Path, metadata: dict, compute: Callable[[], EvalResult], no_cache: bool
-) -> tuple[MeanScores, bool]:
+    path: Path, metadata: dict, compute: Callable[[], EvalResult | None], no_cache: bool
+) -> tuple[MeanScores, bool] | None:
     """The scores in `path` if they were computed from what `metadata` describes, else computed now and written there.
 
-    The second value is true for scores from the cache. `no_cache`: always compute. A file that cannot be read is replaced.
+    None if `compute` returns None; then nothing is written. The second value is true for scores from the cache. `no_cache`:
+    always compute. A file that cannot be read is replaced.
     """
     cached = None if no_cache else _read(path, metadata)
     if cached is not None:
         return cached, True
-    write_results(path, metadata, compute())
+    if (result := compute()) is None:
+        return None
+    write_results(path, metadata, result)
     scores = _read(path, metadata)
     assert scores is not None
     return scores, False

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
@@ -16,6 +19,13 @@ from evaluation.evaluate import EvalResult, ImageResult, mean_row
 from evaluation.metrics import compute_scores
 from evaluation.paper.discovery import known_set
 
+LOSSLESS = EXTENSIONS - {".jpg", ".jpeg"}  # of SR images, in lower or upper case
+HR_MARK = re.compile(r"(?<=.)(_SRF_\d)?_?HR$")  # at the end of the authors' names of HR images
+SUFFIX = re.compile(r"(x\d|\dx|SR|HR|LR)?([^A-Za-z0-9].*)?", re.IGNORECASE)  # what may follow the HR image's name
+SCALE = re.compile(r"(?<!\d)(?:x|SRF_)([2348])(?![\dx])|(?<![\dx])([2348])x(?!\d)", re.IGNORECASE)
+NOT_SR = re.compile(r"(^|[^A-Za-z0-9])(HR|LR|LQ|GT|bicubic)$", re.IGNORECASE)  # SR images only if there are no others
+Found = dict[str, dict[Path, list[Path]]]  # suffix -> HR file -> files of the HR image's name and this suffix
+
 
 def parse_compare(text: str) -> tuple[str, Path]:
     """ "NAME=FOLDER", for argparse."""
@@ -25,27 +35,84 @@ def parse_compare(text: str) -> tuple[str, Path]:
     return " ".join(name.split()), Path(folder)
 
 
-def find_sr(folder: Path, pair: ImagePair) -> Path | None:
-    """The SR image of `pair` in `folder`, by the authors' naming, the HR file's, or that plus the scale; None if missing."""
-    stem, scale = pair.hr_path.stem, pair.scale
-    names = (pair.sr_name, f"{stem}.png", f"{stem}x{scale}.png", f"{stem}_x{scale}.png", f"{stem}_x{scale}_SR.png")
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+def check_names(compare: list[tuple[str, Path]], taken: Iterable[str]) -> None:
+    """Raises `InputError` if a method of `compare` has the name of one of ours, which are `taken`, or of another method."""
+    used = {name.casefold() for name in taken}
+    for name, root in compare:
+        if name.casefold() in used:
+            raise InputError(f"--compare {name}={root}: there is a row {name} already, give it another name")
+        used.add(name.casefold())
+
+
+def match_sr(folder: Path, pairs: list[ImagePair]) -> dict[Path, Path]:
+    """HR file -> its SR image in `folder`, by the names that SR programs write: baby.png, babyx2.png, baby_x2_SR.png, ...
+
+    Such a name is the HR file's, with or without the authors' `_SRF_2_HR`, plus a suffix that all images of the folder share.
+    Pairs without an SR image are left out. Raises `InputError` with two files if both could be the SR image of one pair.
+    """
+    return _choose(folder, _find(folder, pairs), {pair.hr_path for pair in pairs})
 
 
 def require_sr(folder: Path, pair: ImagePair) -> Path:
-    """Like `find_sr`, but raises an `InputError` with the accepted names if the image is missing."""
-    if file := find_sr(folder, pair):
+    """The SR image of a single pair, whose HR image may lie among others. `InputError` if it is missing or ambiguous."""
+    beside = pair.hr_path.parent.glob("*")
+    others = [each for each in beside if each.suffix.lower() in EXTENSIONS and not each.stem.endswith("LR")]
+    pairs = [pair, *(ImagePair(each, None, pair.scale) for each in others if each != pair.hr_path)]
+    return _require(folder, pair, _choose(folder, _find(folder, pairs), {pair.hr_path}))
+
+
+def _find(folder: Path, pairs: list[ImagePair]) -> Found:
+    found: Found = defaultdict(dict)
+    files = [file for file in sorted(folder.glob("*")) if file.suffix.lower() in LOSSLESS and file.is_file()]
+    for pair in pairs:
+        base = _base(pair.hr_path)
+        for file in files:
+            suffix = file.stem[len(base) :]
+            if not file.stem.startswith(base) or not SUFFIX.fullmatch(suffix):
+                continue
+            scales = {int(a or b) for a, b in SCALE.findall(suffix)}
+            if not scales or pair.scale in scales:
+                found[suffix].setdefault(pair.hr_path, []).append(file)
+    return found
+
+
+def _choose(folder: Path, found: Found, wanted: set[Path]) -> dict[Path, Path]:
+    """The files of the suffix that fits most HR images. Of a_b_SR.png, a_b is the HR image if there are a and a_b."""
+    found = {suffix: files for suffix, files in found.items() if wanted & files.keys()}
+    found = {suffix: files for suffix, files in found.items() if not NOT_SR.search(suffix)} or found
+    if not found:
+        return {}
+    best = max(found.values(), key=lambda files: (len(files), sum(len(_base(hr)) for hr in files)))
+    taken = {file for files in best.values() for file in files}
+    for hr in sorted(wanted):
+        others = [file for files in found.values() for file in files.get(hr, ()) if file not in taken]
+        if len(rivals := [*best.get(hr, ()), *others]) > 1:
+            raise InputError(
+                f"{folder} has {rivals[0].name} and {rivals[1].name}, and both could be the SR image of {hr.name}: "
+                "move one of them away"
+            )
+    return {hr: files[0] for hr, files in best.items() if hr in wanted}
+
+
+def _base(hr: Path) -> str:
+    return HR_MARK.sub("", hr.stem)
+
+
+def _require(folder: Path, pair: ImagePair, found: dict[Path, Path]) -> Path:
+    if file := found.get(pair.hr_path):
         return file
+    base = _base(pair.hr_path)
     raise InputError(
-        f"{folder} has neither {pair.sr_name} nor {pair.hr_path.stem}.png: name a folder of SR images (PNG)"
+        f"{folder} has neither {pair.sr_name} nor {base}.png, {base}x{pair.scale}.png or {base}_ANYTHING.png: name a folder "
+        "of SR images in a lossless format, such as PNG"
     )
 
 
 def measure_folder(folder: Path, test_set: BenchmarkSet) -> EvalResult:
     """Measures the SR image of each pair in `folder`. Raises `InputError` if one is missing or has another size."""
-    rows = []
+    rows, found = [], match_sr(folder, test_set.pairs)
     for pair in progress(test_set.pairs, desc=f"{folder.name}, {test_set.name} x{test_set.scale}", unit="image"):
-        file = require_sr(folder, pair)
+        file = _require(folder, pair, found)
         try:
             rows.append(ImageResult(pair.sr_name, compute_scores(read_rgb(file), pair.read()[0], pair.scale), 0.0))
         except InputError as error:
@@ -61,7 +128,10 @@ def match_folders(name: str, root: Path, test_sets: list[BenchmarkSet]) -> dict[
     """
     if not root.is_dir():
         raise InputError(f"--compare {name}={root}: no such folder")
-    inner = {known.name: each for each in sorted(root.iterdir()) if each.is_dir() and (known := known_set(each.name))}
+    folders = [each for each in sorted(root.iterdir()) if each.is_dir()]
+    inner = {
+        known.name: each for each in folders if (known := known_set(each.name.removeprefix("results-")))
+    }  # of EDSR
     found: dict[tuple[str, int], Path] = {}
     for test_set in test_sets:
         known = known_set(test_set.name)
@@ -81,7 +151,7 @@ def match_folders(name: str, root: Path, test_sets: list[BenchmarkSet]) -> dict[
     if not found:
         sets = ", ".join(f"{each.name} x{each.scale}" for each in test_sets) or "none"
         raise InputError(
-            f"--compare {name}={root}: holds SR images (PNG) of none of the test sets found ({sets}); "
+            f"--compare {name}={root}: holds SR images of none of the test sets found ({sets}); "
             "lay them out as SET/xSCALE/"
         )
     return found
@@ -100,9 +170,10 @@ def _holds_images(folder: Path) -> bool:
 
 
 def _fits(folder: Path, test_set: BenchmarkSet) -> bool:
-    first = find_sr(folder, test_set.pairs[0])
-    if first is None or not all(find_sr(folder, pair) for pair in test_set.pairs):
+    found = match_sr(folder, test_set.pairs)
+    if len(found) < len(test_set):
         return False
+    first = found[test_set.pairs[0].hr_path]
     try:
         with Image.open(first, formats=FORMATS) as image:
             size = image.size

@@ -20,7 +20,7 @@ from common.errors import InputError, run_cli
 from common.files import atomic_write, ensure_not_input
 from dataset.benchmark_set import ImagePair
 from dataset.images import read_rgb
-from evaluation.compare import parse_compare, require_sr
+from evaluation.compare import check_names, parse_compare, require_sr
 from evaluation.metrics import compute_scores, rgb_to_y
 from inference.upscaler import BicubicUpscaler, NetworkUpscaler
 from model.checkpoint import load_model
@@ -133,6 +133,7 @@ def main() -> None:
         raise InputError(f"--out {args.out} is a folder: name the figure, such as {args.out / 'figure'}")
     both = [args.out.with_name(args.out.name + ending) for ending in (".png", ".pdf")]
     files = [args.out] if args.out.suffix in (".png", ".pdf") else both
+    check_names(args.compare, ("HR", "LR", "Bicubic", "CFSRCNN"))
     pair, compare = ImagePair(args.image, None, args.scale), dict(args.compare)
     for file in files:
         ensure_not_input(file, [args.image, args.ckpt_path, *(require_sr(folder, pair) for folder in compare.values())])

@@ -223,6 +223,44 @@ def test_the_folder_of_one_scale_is_not_taken_for_one_of_hr_images(authors, expe
     expect_error("x3 holds 10_SRF_3_HR.png beside its LR image", "-m", "dataset.prepare", "--hr", authors / "x3", *argv)
 
 
+@pytest.mark.parametrize("scale", [2, 3])
+def test_endings_may_be_in_upper_case_in_every_layout(authors, edsr, scale):
+    for layout in ("authors", "edsr"):
+        for number, file in enumerate(sorted((authors if layout == "authors" else edsr).rglob("*.png"))):
+            if number % 3:
+                file.rename(file.with_suffix(".PNG"))
+        assert len(open_test_set(authors, scale)) == len(NAMES)
+        shutil.rmtree(authors / "x2", ignore_errors=True), shutil.rmtree(authors / "x3", ignore_errors=True)
+
+
+@pytest.mark.parametrize("name", ["LR", "LR_bicubic/X2", "DIV2K_valid_LR_bicubic/X4", "Set5_LR", "LRbicx2", "mine"])
+def test_a_folder_of_lr_images_is_not_measured_as_if_hr(expect_error, tmp_path, name):
+    """Known by the folder's name or, in "mine", by the names of the files."""
+    lr = "baby_LR.png" if name == "mine" else "baby.png"
+    write_png(tmp_path / name / lr, image(24, 24))
+    with pytest.raises(InputError, match=f"{name} holds LR images by .* such as {lr}, but HR images are needed"):
+        open_test_set(tmp_path / name, 2)
+    expect_error("holds LR images", "-m", "dataset.prepare", "--hr", tmp_path / name, "--name", "N", "--out", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ALRIGHT", "lr_schedule", "x2", "X2", "CLR", "Urban100"])
+def test_other_names_are_no_sign_of_lr_images(tmp_path, name):
+    write_png(tmp_path / name / "COLOR.png", image(24, 24))
+    assert len(open_test_set(tmp_path / name, 2)) == 1
+
+
+def test_a_folder_without_images_names_those_below_that_have_some(tmp_path):
+    for name in ("GTmod12/a.png", "original/deep/b.PNG", "empty/notes.txt", "a/b/c/d.png"):
+        (tmp_path / "Set5" / name).parent.mkdir(parents=True)
+        write_png(tmp_path / "Set5" / name, image(4, 4)) if "png" in name.lower() else None
+    with pytest.raises(
+        InputError, match=r"Set5 holds no images .*, but GTmod12, original/deep below it do: name one of"
+    ):
+        open_test_set(tmp_path / "Set5", 2)
+    with pytest.raises(InputError, match=r"a holds no images .*, but b/c below it does: name it$"):
+        open_test_set(tmp_path / "Set5/a", 2)
+
+
 # --- LR images of other tools ---------------------------------------------------------------------------------------------
 
 

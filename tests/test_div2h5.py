@@ -16,6 +16,7 @@ from PIL import Image
 import dataset.training_set
 from dataset.images import list_images, read_image, read_rgb, write_png
 from dataset.imresize import imresize
+from dataset.prepare import prepare
 
 
 def names_in(folder: Path) -> list[str]:
@@ -171,6 +172,30 @@ def test_a_missing_lr_image_is_named(expect_error, div2k, old_file):
     assert_untouched(old_file)
 
 
+def test_an_lr_image_without_its_hr_image_is_named(expect_error, div2k, old_file):
+    (div2k / "DIV2K_train_HR/0002.png").unlink()
+    line = expect_error("X2/0002x2.png belongs to no pair", "div2h5.py", "--source", div2k, "--out", old_file)
+    assert f"no image in {div2k / 'DIV2K_train_HR'} has its name" in line
+    assert_untouched(old_file)
+
+
+def test_endings_in_upper_case_are_accepted(command, div2k, tmp_path):
+    for file in div2k.rglob("0002*.png"):
+        file.rename(file.with_suffix(".PNG"))
+    (div2k / "DIV2K_train_HR/0001.png").rename(div2k / "DIV2K_train_HR/0001.Png")
+    outcome = command("div2h5.py", "--source", div2k, "--out", tmp_path / "a.h5")
+    assert outcome.code == 0 and "2 images, scales x2, x3, x4, LR as found" in outcome.out
+
+
+def test_lr_images_are_not_taken_for_hr_images(expect_error, div2k, image_folder, tmp_path):
+    prepare(list_images(image_folder), tmp_path / "Set", [2])
+    out = ["--out", tmp_path / "never.h5"]
+    expect_error("beside its LR image", "div2h5.py", "--source", tmp_path / "Set/x2", *out)
+    lr = div2k / "DIV2K_train_LR_bicubic/X2"
+    expect_error("X2 holds LR images by its name", "div2h5.py", "--source", image_folder, "--extra", lr, *out)
+    assert not (tmp_path / "never.h5").exists()
+
+
 def test_an_lr_image_of_another_size_is_named(expect_error, div2k, old_file):
     wrong = div2k / "DIV2K_train_LR_bicubic/X4/0002x4.png"
     write_png(wrong, np.zeros((9, 4, 3), np.uint8))
@@ -189,6 +214,18 @@ def test_a_broken_image_is_named(expect_error, source, old_file, workers):
     argv = ["--source", source, "--out", old_file, "--workers", workers]
     expect_error(f"{broken} is not a readable image", "div2h5.py", *argv)
     assert_untouched(old_file)
+
+
+def test_all_broken_images_are_named_in_one_run(command, source, old_file):
+    for name in ("0001.png", "0003.png"):
+        (source / name).write_bytes((source / name).read_bytes()[:2000])
+    for extra in ([], ["--shrink", 0.5], ["--hold_out", 2]):
+        outcome = command("div2h5.py", "--source", source, "--out", old_file, *extra)
+        last = outcome.err.splitlines()[-1]
+        assert outcome.code == 2 and last.startswith("error: 2 failures (") and "written" in last, outcome.err
+        assert "0001.png is not a readable image" in last and "0003.png is not a readable image" in last
+        assert_untouched(old_file)
+    assert "nothing is written and the exit code is 2" in " ".join(command("div2h5.py", "--help").out.split())
 
 
 def test_an_image_too_small_to_shrink_is_named(expect_error, source, old_file):

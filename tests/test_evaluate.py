@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from dataset.images import read_rgb
 from evaluation.evaluate import evaluate
 from evaluation.metrics import compute_scores
 from inference.upscaler import BicubicUpscaler
+from model.checkpoint import load_model, save_state_dict
 
 
 @pytest.fixture
@@ -25,6 +28,11 @@ def butterfly(tmp_path):
         for kind in ("HR", "LR"):
             shutil.copy(GOLDEN / f"butterfly/img_003_SRF_{scale}_{kind}.png", tmp_path / f"Fly/x{scale}")
     return tmp_path / "Fly"
+
+
+def sr_folder(out: str) -> Path:
+    """The folder of SR images that the output of `tcw_sample.py` names."""
+    return Path(re.search("^SR images: (.+)$", out, re.MULTILINE)[1])
 
 
 def test_sr_and_hr_images_land_where_the_authors_put_them(command, butterfly, checkpoint, tmp_path):
@@ -88,8 +96,8 @@ def test_the_protocol_decides_between_truncating_and_rounding(command, butterfly
     argv = ["--test_data_dir", butterfly, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
     means = {}
     for protocol in ("paper", "rounded"):
-        command("tcw_sample.py", *argv, "--protocol", protocol)
-        means[protocol] = read_rgb(tmp_path / "out/net/Fly/x2/SR/img_003_SRF_2_SR.png").mean()
+        out = command("tcw_sample.py", *argv, "--protocol", protocol).out
+        means[protocol] = read_rgb(sr_folder(out) / "img_003_SRF_2_SR.png").mean()
     assert 0.4 < means["rounded"] - means["paper"] < 0.6
 
 
@@ -97,6 +105,32 @@ def test_the_self_ensemble_has_a_folder_of_its_own(command, image_folder, checkp
     argv = ["--test_data_dir", image_folder, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
     assert command("tcw_sample.py", *argv, "--self_ensemble").code == 0
     assert (tmp_path / "out/net_ensemble" / image_folder.name / "x2/results.json").is_file()
+
+
+def test_results_of_another_checkpoint_of_the_same_name_are_kept(command, butterfly, checkpoint, tmp_path):
+    other = load_model(checkpoint)
+    other.frb.conv.weight.data *= 0.9
+    save_state_dict(other.state_dict(), tmp_path / "other/net.pth")
+    argv = ["--test_data_dir", butterfly, "--scale", 2, "--sample_dir", tmp_path / "out", "--ckpt_path"]
+    first = sr_folder(command("tcw_sample.py", *argv, checkpoint).out)
+    before = {file: file.read_bytes() for file in first.parent.rglob("*") if file.is_file()}
+    second = command("tcw_sample.py", *argv, tmp_path / "other/net.pth")
+    assert f"{first.parent} holds other results, of {checkpoint}: these go to " in second.out
+    assert {file: file.read_bytes() for file in before} == before
+    results = json.loads((sr_folder(second.out).parent / "results.json").read_text())
+    assert sr_folder(second.out) != first and results["checkpoint"] == str(tmp_path / "other/net.pth")
+    for path, folder in ((checkpoint, first), (tmp_path / "other/net.pth", sr_folder(second.out))):
+        assert sr_folder(command("tcw_sample.py", *argv, path).out) == folder  # again: the same folder
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_results_of_another_test_set_of_the_same_name_are_kept(command, butterfly, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}/Mine").mkdir(parents=True)
+        shutil.copy(GOLDEN / "butterfly/img_003_SRF_2_HR.png", tmp_path / f"{name}/Mine/{name}.png")
+    argv = ["--model", "bicubic", "--scale", 2, "--sample_dir", tmp_path / "out", "--test_data_dir"]
+    folders = [sr_folder(command("tcw_sample.py", *argv, tmp_path / name / "Mine").out) for name in "aba"]
+    assert folders[0] == folders[2] != folders[1] and [file.name for file in folders[0].iterdir()] == ["a.png"]
 
 
 def test_lr_images_of_another_tool_get_one_warning_with_their_share(command, butterfly, tmp_path):

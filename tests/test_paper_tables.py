@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import evaluation.paper.methods
+from common.errors import FailureLog
 from common.tables import Table, to_latex, to_markdown
 from dataset.benchmark_set import available_scales, open_test_set
 from dataset.images import list_images, read_rgb, write_png
@@ -24,6 +25,7 @@ from evaluation.evaluate import evaluate
 from evaluation.paper import paper_results
 from evaluation.paper.discovery import find_checkpoints, find_sets, known_set
 from inference.upscaler import BicubicUpscaler, NetworkUpscaler
+from model import create_model
 from model.cfsrcnn import CFSRCNN
 from model.checkpoint import load_model, save_state_dict
 from model.init import init_weights
@@ -236,6 +238,55 @@ def test_bad_folders_and_files_are_one_line(expect_error, argv, tmp_path):
     expect_error("file is a file", *argv, "--out", tmp_path / "file")
 
 
+def test_peers_get_rows_measured_by_the_same_code(command, argv, measured, shelf, tmp_path):
+    for name in ("rlfn", "bsrn"):
+        pytest.importorskip(f"model.{name}")
+        save_state_dict(create_model(name, 2).state_dict(), tmp_path / f"peers/{name}_x2.pth")
+    (tmp_path / "peers/notes.pth").write_text("of something else")
+    outcome = command(*argv, "--peers", tmp_path / "peers")
+    assert outcome.code == 0 and "skipped " in outcome.out and "notes.pth: not named as weights" in outcome.out
+    assert measured == [f"{name}, Set5 x2" for name in ("Bicubic", "CFSRCNN", "RLFN", "BSRN")]
+    rows = records(tmp_path / "out/table4_set5.csv")[-2:]
+    assert [(row["model"], row["x2_db_to_paper"]) for row in rows] == [("RLFN", ""), ("BSRN", "")]
+    upscale = NetworkUpscaler(load_model(tmp_path / "peers/bsrn_x2.pth", "bsrn", 2), 2)
+    scores = evaluate(upscale, open_test_set(shelf / "data/Set5", 2)).mean.scores
+    assert float(rows[1]["x2_psnr"]) == pytest.approx(scores.psnr, abs=1e-4)
+    assert "RLFN" not in (tmp_path / "out/overview.md").read_text()
+    assert "- RLFN: `" in (tmp_path / "out/tables.md").read_text()
+    assert command(*argv, "--peers", tmp_path / "peers").code == 0 and len(measured) == 4  # from the cache
+
+
+def test_peers_that_cannot_be_told_apart_are_one_line(expect_error, argv, tmp_path):
+    expect_error("no such folder; name one that holds rlfn_x2.pth", *argv, "--peers", tmp_path / "nowhere")
+    (tmp_path / "peers").mkdir()
+    expect_error("holds no weights named as those of a peer", *argv, "--peers", tmp_path / "peers")
+    for name in ("rlfn_x2.pth", "RLFN-DF2K-x2.safetensors"):
+        (tmp_path / "peers" / name).write_text("")
+    expect_error("are both RLFN x2: leave one there", *argv, "--peers", tmp_path / "peers")
+
+
+def test_one_bad_item_does_not_end_the_others(command, argv, shelf, tmp_path):
+    data, weights = (Path(shutil.copytree(shelf / name, tmp_path / name)) for name in ("data", "weights"))
+    (weights / "a.pth").write_text("no weights")
+    (weights / "b.safetensors").write_bytes(b"cut off")
+    for name in ("Set14", "B100"):
+        shutil.copytree(data / "Set5", data / name)
+    missing, broken = next((data / "Set14/x2").glob("*_LR.png")), next((data / "B100/x2").glob("*_HR.png"))
+    missing.unlink()
+    broken.write_bytes(broken.read_bytes()[:500])
+    argv[2:6] = ["--checkpoints", weights, "--data", data]
+    for cached in (0, 2):
+        outcome = command(*argv)
+        assert outcome.code == 2 and outcome.err.count("\nfailed: ") + outcome.err.startswith("failed: ") == 4
+        last = outcome.err.splitlines()[-1]
+        assert last.startswith("error: 4 failures (everything else is in the tables): ")
+        assert all(str(file) in last for file in (weights / "a.pth", weights / "b.safetensors", missing, broken))
+        assert outcome.out.count(", cached") == cached
+        assert [row["x2_psnr"] != "" for row in records(tmp_path / "out/table4_set5.csv")[-2:]] == [True, True]
+    assert "Set14 in" in (text := (tmp_path / "out/table5_set14.md").read_text()) and "could not be measured" in text
+    assert "B100 x2 in" in (text := (tmp_path / "out/table6_b100.md").read_text()) and "could not be measured" in text
+
+
 def test_pipes_are_not_waited_for(expect_error, argv, shelf, tmp_path):
     (tmp_path / "out/measured").mkdir(parents=True)
     os.mkfifo(tmp_path / "out/measured/Set5_x2_bicubic_paper.json")
@@ -309,7 +360,7 @@ def test_weights_are_found_by_what_they_hold(shelf, tmp_path):
     for file in ("run/cfsrcnn_1000.pth", "run/cfsrcnn_20000.pth"):
         save_state_dict(CFSRCNN(2).state_dict(), tmp_path / "w" / file)
     save_state_dict(CFSRCNN(0, multi_scale=True).state_dict(), tmp_path / "w/cfsrcnn_multi.safetensors")
-    found, remarks = find_checkpoints(tmp_path / "w")
+    found, remarks = find_checkpoints(tmp_path / "w", FailureLog())
     assert [(each.label, each.scales) for each in found] == [
         ("CFSRCNN", (2,)),
         ("CFSRCNN (cfsrcnn_multi)", (2, 3, 4)),

@@ -2,6 +2,7 @@
 
 `python -m evaluation.paper --checkpoints checkpoint --data dataset --out results` measures each checkpoint on each of the
 paper's test sets, reuses cached results, and writes Tables IV to X to `results/` as Markdown, CSV, LaTeX and one HTML page.
+What cannot be measured, such as a damaged checkpoint or an incomplete test set, is listed at the end with exit code 2.
 """
 
 from __future__ import annotations
@@ -9,23 +10,31 @@ from __future__ import annotations
 import argparse
 import re
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from common import SCALES
 from common.cli import CliParser
 from common.device import pick_device
-from common.errors import escape_unprintable, run_cli
+from common.errors import FailureLog, escape_unprintable, run_cli
 from common.files import atomic_write, make_dir
 from common.tables import Table, to_markdown, write_table
 from dataset.benchmark_set import BenchmarkSet, available_scales, open_test_set
 from dataset.sources import TEST_SETS, download_command
-from evaluation.cache import get_or_compute, hash_files
+from evaluation.cache import MeanScores, get_or_compute, hash_files
 from evaluation.compare import parse_compare
 from evaluation.complexity import count_all, scale_table
+from evaluation.evaluate import EvalResult
 from evaluation.paper import paper_results
-from evaluation.paper.discovery import SETS, BenchmarkInfo, Checkpoint, find_checkpoints, find_sets
-from evaluation.paper.methods import ENSEMBLE, OURS, Bicubic, make_methods
+from evaluation.paper.discovery import (
+    PEER_EXAMPLES,
+    SETS,
+    BenchmarkInfo,
+    Checkpoint,
+    find_checkpoints,
+    find_peers,
+    find_sets,
+)
+from evaluation.paper.methods import ENSEMBLE, OURS, Bicubic, Method, make_methods
 from evaluation.paper.paper_tables import MeasuredRow, complexity_table, overview_table, quality_table, runtime_table
 from evaluation.paper.tables_html import write_page
 from inference.upscaler import PROTOCOLS
@@ -48,6 +57,7 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument(
         "--compare", type=parse_compare, action="append", default=[], help="NAME=FOLDER of SR images, SET/xSCALE/"
     )
+    parser.add_argument("--peers", type=Path, metavar="FOLDER", help=f"measure other networks too: {PEER_EXAMPLES}")
     parser.add_argument("--no_self_ensemble", action="store_true", help="skip the self-ensemble: 9 times as fast")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="paper", help="SR to 8 bits: truncated or rounded")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
@@ -57,40 +67,49 @@ def parse_flags() -> argparse.Namespace:
 
 
 def main() -> None:
-    args = parse_flags()
-    test_sets = open_sets(args.data)
-    checkpoints, remarks = find_checkpoints(args.checkpoints)
-    for remark in remarks:
+    args, failures = parse_flags(), FailureLog()
+    test_sets = open_sets(args.data, failures)
+    checkpoints, remarks = find_checkpoints(args.checkpoints, failures)
+    peers, more_remarks = find_peers(args.peers, failures) if args.peers else ([], [])
+    for remark in remarks + more_remarks:
         print(remark)
     if not test_sets:
         get = download_command(" ".join(TEST_SETS), args.data)
         print(escape_unprintable(f"none of the paper's test sets is in {args.data}: `{get}` downloads four of them"))
     make_dir(args.out)
-    rows = measure_all(args, checkpoints, test_sets)
+    rows = measure_all(args, checkpoints, peers, test_sets, failures)
     counted = count_all()
     tables = [overview_table([row for row in rows if row.paper_row == OURS])]
     tables += [quality_table(known, rows, notes(args, known, rows[0], checkpoints, test_sets)) for known in SETS]
     tables += [runtime_table(args.out / "inference.json"), complexity_table(counted), scale_table(counted)]
     for table in tables:
         write_table(table, args.out)
-    header = header_lines(args, checkpoints)
+    header = header_lines(args, checkpoints + peers)
     with atomic_write(args.out / "tables.md") as temporary:
         temporary.write_text(render_markdown(header, tables), encoding="utf-8", errors="backslashreplace")
     write_page(args.out / "report.html", TITLE, header, tables)
     print(f"wrote {args.out / 'report.html'}, tables.md and each table as .md, .csv and .tex beside it")
+    failures.raise_if_any("everything else is in the tables")
 
 
-def open_sets(data: Path) -> TestSets:
-    """The paper's test sets that exist, at every scale they have, under the paper's names."""
+def open_sets(data: Path, failures: FailureLog) -> TestSets:
+    """The paper's test sets that exist, at every scale they have, under the paper's names; incomplete ones are `failures`."""
     folders, found = find_sets(data), {}
     for known in SETS:
         if folder := folders.get(known.name):
             for scale in available_scales(folder):
-                found[known, scale] = replace(open_test_set(folder, scale), name=known.name)
+                with failures.collect():
+                    found[known, scale] = replace(open_test_set(folder, scale), name=known.name)
     return found
 
 
-def measure_all(args: argparse.Namespace, checkpoints: list[Checkpoint], test_sets: TestSets) -> list[MeasuredRow]:
+def measure_all(
+    args: argparse.Namespace,
+    checkpoints: list[Checkpoint],
+    peers: list[Checkpoint],
+    test_sets: TestSets,
+    failures: FailureLog,
+) -> list[MeasuredRow]:
     """Our rows, bicubic first, with all results that could be measured or are cached in `--out`/measured."""
     methods = make_methods(
         checkpoints,
@@ -99,6 +118,7 @@ def measure_all(args: argparse.Namespace, checkpoints: list[Checkpoint], test_se
         pick_device(args.device),
         args.protocol,
         not args.no_self_ensemble,
+        peers,
     )
     rows = {Bicubic.label: MeasuredRow(Bicubic.label, Bicubic.paper_row)}
     if not checkpoints:  # empty rows
@@ -107,16 +127,41 @@ def measure_all(args: argparse.Namespace, checkpoints: list[Checkpoint], test_se
     for (known, scale), test_set in test_sets.items():
         test_set = replace(test_set, pairs=[replace(pair) for pair in test_set.pairs])  # freed after this set
         files = [file for pair in test_set.pairs for file in (pair.hr_path, pair.lr_path) if file]
-        inputs = {"test_set": known.name, "scale": scale, "test_set_sha256": hash_files(files)}
-        for method in methods:
-            if metadata := method.metadata(test_set):
-                name = re.sub(r"[^A-Za-z0-9.+-]+", "_", f"{known.name}_x{scale}_{metadata['method']}_{args.protocol}")
-                path = args.out / "measured" / f"{name}.json"
-                compute = partial(method.measure, test_set)
-                scores, cached = get_or_compute(path, metadata | inputs, compute, args.no_cache)
-                rows[method.label].scores[known.name, scale] = scores
+        sha256 = None
+        with failures.collect():
+            sha256 = hash_files(files)
+        for method in methods if sha256 else ():
+            inputs = {"test_set": known.name, "scale": scale, "test_set_sha256": sha256}
+            if found := _measure(args, method, test_set, inputs, failures):
+                rows[method.label].scores[known.name, scale], cached = found
                 print(format_result(known, scale, rows[method.label], cached), flush=True)
+            elif isinstance(method, Bicubic):
+                break  # an unusable image, which every method would meet
     return list(rows.values())
+
+
+def _measure(
+    args: argparse.Namespace,
+    method: Method,
+    test_set: BenchmarkSet,
+    inputs: dict,
+    failures: FailureLog,
+) -> tuple[MeanScores, bool] | None:
+    """The scores of a method on a test set and whether they are from the cache; None if there are none or it fails."""
+
+    def compute() -> EvalResult | None:
+        with failures.collect():
+            return method.measure(test_set)
+        return None
+
+    metadata = None
+    with failures.collect():
+        metadata = method.metadata(test_set)
+    if metadata is None:
+        return None
+    name = f"{test_set.name}_x{test_set.scale}_{metadata['method']}_{args.protocol}"
+    path = args.out / "measured" / f"{re.sub(r'[^A-Za-z0-9.+-]+', '_', name)}.json"
+    return get_or_compute(path, metadata | inputs, compute, args.no_cache)
 
 
 def format_result(known: BenchmarkInfo, scale: int, row: MeasuredRow, cached: bool) -> str:
@@ -138,13 +183,20 @@ def notes(
     """What is missing in the table of a test set and how to get it, and why results are not comparable."""
     available = [scale for each, scale in test_sets if each == known]
     if not available:
+        if known.name in find_sets(args.data):
+            return [f"{known.name} in {args.data} could not be measured: `{known.command(args.data, *SCALES)}`"]
         return [known.download_hint(args.data)]
     lines = []
     for scale in SCALES:
         if scale not in available:
             lines.append(f"{known.name} in {args.data} has no x{scale}: `{known.command(args.data, scale)}`")
             continue
-        scores = bicubic.scores[known.name, scale]
+        scores = bicubic.scores.get((known.name, scale))
+        if scores is None:
+            lines.append(
+                f"{known.name} x{scale} in {args.data} could not be measured: `{known.command(args.data, scale)}`"
+            )
+            continue
         if known.images not in (None, scores.images):
             lines.append(f"{known.name} x{scale} here has {scores.images} images, not {known.images}: not comparable")
         if scores.lr_mismatch:
@@ -163,7 +215,7 @@ def notes(
 def header_lines(args: argparse.Namespace, checkpoints: list[Checkpoint]) -> list[str]:
     """What was measured and how: a few sentences, then a line for each checkpoint and each folder of SR images."""
     return [
-        f"The paper: {paper_results.PAPER}. Rows in bold are ours: measured by `python -m evaluation.paper`, protocol "
+        f"The paper: {paper_results.PAPER}. Rows in bold are measured by `python -m evaluation.paper`, protocol "
         f"{args.protocol}, float32. PSNR in dB and SSIM on the Y channel.",
         *(
             f"{each.label}: `{each.path}`, {', '.join(f'x{scale}' for scale in each.scales)}, SHA-256 `{each.sha256}`"

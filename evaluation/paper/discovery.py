@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common import SCALES
-from common.errors import InputError
+from common.errors import FailureLog, InputError
 from dataset.benchmark_set import normalize_name
 from dataset.sources import TEST_SETS, download_command
 from evaluation.cache import hash_files
@@ -15,6 +15,9 @@ from model.checkpoint import read_state_dict
 from model.key_mapping import inspect_state_dict
 
 PRETRAINED = re.compile(r"x([234])/cfsrcnn_x\1\.(pth|safetensors)$")
+PEERS = ("RLFN", "BSRN")  # small networks of others, in model/, whose published weights can be measured beside ours
+PEER_FILE = re.compile(rf"(?<![a-z])({'|'.join(PEERS)})(?![a-z]).*x([234])(?!\d)", re.IGNORECASE)
+PEER_EXAMPLES = "rlfn_x2.pth or bsrn_x4.pth"
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ SETS = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A weight file of CFSRCNN. `label`: the name of its rows; `scales`: the scales it supports."""
+    """A weight file of CFSRCNN or of a peer. `label`: the name of its rows; `scales`: the scales it supports."""
 
     path: Path
     label: str
@@ -93,8 +96,8 @@ def find_sets(data: Path) -> dict[str, Path]:
     return found
 
 
-def find_checkpoints(source: Path) -> tuple[list[Checkpoint], list[str]]:
-    """The CFSRCNN weight files at or below `source`, and a remark on each file that is skipped.
+def find_checkpoints(source: Path, failures: FailureLog) -> tuple[list[Checkpoint], list[str]]:
+    """The CFSRCNN weight files at or below `source`, and a remark on each file that is skipped; unreadable ones are `failures`.
 
     Of a training run's NAME_STEP.pth only the last is used, and of identical files only one. Pretrained weights such as
     x2/cfsrcnn_x2.pth are labeled CFSRCNN; a file is labeled by its path if its label is taken at one of its scales.
@@ -106,8 +109,11 @@ def find_checkpoints(source: Path) -> tuple[list[Checkpoint], list[str]]:
     files, remarks = _last_steps([source] if source.is_file() else _weight_files(source))
     found: list[Checkpoint] = []
     for file in sorted(files, key=lambda file: (not PRETRAINED.search(file.as_posix()), str(file))):
-        info = inspect_state_dict(read_state_dict(file))
-        sha256 = hash_files([file], names=False)
+        known = len(failures.messages)
+        with failures.collect():
+            info, sha256 = inspect_state_dict(read_state_dict(file)), hash_files([file], names=False)
+        if len(failures.messages) > known:
+            continue
         if info is None:
             remarks.append(f"skipped {file}: no checkpoint of CFSRCNN")
         elif twin := next((each for each in found if each.sha256 == sha256), None):
@@ -119,6 +125,31 @@ def find_checkpoints(source: Path) -> tuple[list[Checkpoint], list[str]]:
                 new = replace(new, label=f"CFSRCNN ({inside.as_posix()})")
             found.append(new)
     return found, remarks
+
+
+def find_peers(folder: Path, failures: FailureLog) -> tuple[list[Checkpoint], list[str]]:
+    """The published weights of the networks `PEERS` in `folder`, by names such as rlfn_x2.pth, and a remark on other files.
+
+    Raises `InputError` if `folder` has none or two of one network and scale.
+    """
+    if not folder.is_dir():
+        raise InputError(f"--peers {folder}: no such folder; name one that holds {PEER_EXAMPLES}")
+    found: dict[tuple[str, int], Checkpoint] = {}
+    remarks = []
+    for file in sorted(_weight_files(folder)):
+        match = PEER_FILE.search(file.stem)
+        if match is None:
+            remarks.append(f"skipped {file}: not named as weights of a peer, such as {PEER_EXAMPLES}")
+            continue
+        label, scale = match[1].upper(), int(match[2])
+        if other := found.get((label, scale)):
+            raise InputError(f"--peers {folder}: {other.path} and {file} are both {label} x{scale}: leave one there")
+        with failures.collect():
+            found[label, scale] = Checkpoint(file, label, hash_files([file], names=False), (scale,))
+    if not found:
+        raise InputError(f"--peers {folder}: holds no weights named as those of a peer, such as {PEER_EXAMPLES}")
+    order = sorted(found, key=lambda key: (PEERS.index(key[0]), key[1]))
+    return [found[key] for key in order], remarks
 
 
 def _weight_files(folder: Path) -> list[Path]:

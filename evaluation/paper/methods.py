@@ -6,16 +6,16 @@ to measure there. `measure` measures it. `paper_row` is the paper's row to compa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from common.errors import InputError
 from dataset.benchmark_set import BenchmarkSet
 from evaluation.cache import hash_files
-from evaluation.compare import find_sr, match_folders, measure_folder
+from evaluation.compare import check_names, match_folders, match_sr, measure_folder
 from evaluation.evaluate import EvalResult, evaluate
 from evaluation.paper import paper_results
 from evaluation.paper.discovery import Checkpoint
@@ -58,13 +58,20 @@ class Bicubic:
 
 @dataclass
 class Network:
-    """A checkpoint, in float32; `self_ensemble`: averaged over the 8 dihedral transforms, in a row of its own."""
+    """A checkpoint, in float32; `self_ensemble`: averaged over the 8 dihedral transforms, in a row of its own.
+
+    `model`: the name of its module in `model/`; peers have no row of the paper to compare with.
+    """
 
     checkpoint: Checkpoint
     self_ensemble: bool
     device: torch.device
     protocol: str
-    paper_row = OURS
+    model: str = "cfsrcnn"
+
+    @property
+    def paper_row(self) -> str | None:
+        return OURS if self.model == "cfsrcnn" else None
 
     @property
     def label(self) -> str:
@@ -86,7 +93,7 @@ class Network:
     def measure(self, test_set: BenchmarkSet) -> EvalResult:
         scale = test_set.scale
         upscale = NetworkUpscaler(
-            load_model(self.checkpoint.path, scale=scale),
+            load_model(self.checkpoint.path, self.model, scale),
             scale,
             self.device,
             protocol=self.protocol,
@@ -107,8 +114,7 @@ class PrecomputedSR:
         folder = self._folders.get((test_set.name, test_set.scale))
         if folder is None:
             return None
-        files = filter(None, (find_sr(folder, pair) for pair in test_set.pairs))
-        return {"method": f"compare_{self.label}", "sr_sha256": hash_files(files)}
+        return {"method": f"compare_{self.label}", "sr_sha256": hash_files(match_sr(folder, test_set.pairs).values())}
 
     def measure(self, test_set: BenchmarkSet) -> EvalResult:
         return measure_folder(self._folders[test_set.name, test_set.scale], test_set)
@@ -121,16 +127,15 @@ def make_methods(
     device: torch.device,
     protocol: str,
     self_ensemble: bool,
+    peers: Sequence[Checkpoint] = (),
 ) -> list[Method]:
     """All methods in the order of their rows. Raises `InputError` if two rows would have the same name."""
     methods: list[Method] = [Bicubic()]
     for ensemble in (False, True) if self_ensemble else (False,):
         methods += [Network(checkpoint, ensemble, device, protocol) for checkpoint in checkpoints]
-    for name, root in compare:
-        if any(method.label == name for method in methods):
-            raise InputError(f"--compare {name}={root}: there is a row {name} already, give it another name")
-        methods.append(PrecomputedSR(name, root, test_sets))
-    return methods
+    methods += [Network(peer, False, device, protocol, peer.label.lower()) for peer in peers]
+    check_names(compare, [method.label for method in methods])
+    return [*methods, *(PrecomputedSR(name, root, test_sets) for name, root in compare)]
 
 
 def _evaluate(method: Method, upscale: Upscale, test_set: BenchmarkSet, check_lr: bool) -> EvalResult:
