@@ -22,6 +22,7 @@ from inference.tiling import Tiler
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PROTOCOLS = ("paper", "rounded")
+NOT_FINITE = "the network's output is not finite"
 Pixels = TypeVar("Pixels", np.ndarray, Tensor)
 
 
@@ -91,45 +92,42 @@ class NetworkUpscaler:
         self._fp32_fallback: NetworkUpscaler | None = None  # made when `precision` overflows first
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
-        return self._with_fp32_fallback(lambda upscaler: upscaler._to_8_bit(lr))
+        """LR uint8 HxWx3 -> SR uint8 (scale*H)x(scale*W)x3."""
+        return self._upscale(lr, lambda sr: to_uint8(sr, self.protocol))
 
     def to_float(self, lr: np.ndarray) -> np.ndarray:
         """LR uint8 HxWx3 -> SR float32 (scale*H)x(scale*W)x3, the network's output: about [0, 1], not clamped."""
-        return self._with_fp32_fallback(lambda upscaler: upscaler._to_float(lr))
+        return self._upscale(lr, Tensor.float)
 
-    def _with_fp32_fallback(self, work: Callable[[NetworkUpscaler], np.ndarray]) -> np.ndarray:
+    def _upscale(self, lr: np.ndarray, convert: Callable[[Tensor], Tensor]) -> np.ndarray:
+        """The SR image, each value `convert`ed; computed again in fp32 if it is not finite in `precision`."""
         try:
-            return work(self)
+            return self._compute(lr, convert)
         except FloatingPointError as error:
-            if self.precision == "fp32":
-                raise InputError(f"{error} in fp32: the weights are damaged, use others") from None
             if self._fp32_fallback is None:
                 print(f"{error} in {self.precision}: images where this happens are computed in fp32", file=sys.stderr)
                 how = (self._tile, self.protocol, self.self_ensemble)
                 self._fp32_fallback = NetworkUpscaler(self.net, self.scale, self.device, "fp32", *how)
-        return self._fp32_fallback._with_fp32_fallback(work)
+        return self._fp32_fallback._compute(lr, convert)
 
-    def _to_8_bit(self, lr: np.ndarray) -> np.ndarray:
-        if self.self_ensemble:
-            return to_uint8(self._to_float(lr), self.protocol)
-        out = np.empty(self._shape(lr), np.uint8)
-        for rows, columns, sr in self._iter_tiles(self._to_tensor(lr)):  # the whole float image is never held
-            out[rows, columns] = _to_numpy(to_uint8(sr, self.protocol))
-        return out
-
-    def _to_float(self, lr: np.ndarray) -> np.ndarray:
+    def _compute(self, lr: np.ndarray, convert: Callable[[Tensor], Tensor]) -> np.ndarray:
         if not self.self_ensemble:
-            return self._run_float(lr)
-        total = np.zeros(self._shape(lr), np.float32)
+            return self._forward(lr, convert)
+        total = np.zeros((lr.shape[0] * self.scale, lr.shape[1] * self.scale, 3), np.float32)
         for number in range(8):
             view = _dihedral(total, number)  # adding to this view of `total` undoes the transform
-            view += self._run_float(_dihedral(lr, number))
-        return total / 8
+            view += self._forward(_dihedral(lr, number), Tensor.float)
+        return convert(torch.from_numpy(total / 8)).numpy()
 
-    def _run_float(self, lr: np.ndarray) -> np.ndarray:
-        out = np.empty(self._shape(lr), np.float32)
+    def _forward(self, lr: np.ndarray, convert: Callable[[Tensor], Tensor]) -> np.ndarray:
+        """One pass of the network. Each tile is converted on the device, so the whole float image is never held for uint8."""
+        out = None
         for rows, columns, sr in self._iter_tiles(self._to_tensor(lr)):
-            out[rows, columns] = _to_numpy(sr.float())
+            part = convert(sr)[0].permute(1, 2, 0).cpu().numpy()
+            if out is None:
+                out = np.empty((lr.shape[0] * self.scale, lr.shape[1] * self.scale, 3), part.dtype)
+            out[rows, columns] = part
+        assert out is not None
         return out
 
     def _iter_tiles(self, x: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
@@ -141,11 +139,10 @@ class NetworkUpscaler:
             for rows, columns, sr in self._tiler.run(x):
                 low, high = torch.stack(sr.aminmax()).tolist()  # one GPU synchronization for both
                 if not -FP32_MAX < low <= high < FP32_MAX:  # a backend may clamp infinity to FP32_MAX; NaN fails too
-                    raise FloatingPointError("the network's output is not finite")
+                    if self.precision == "fp32":
+                        raise InputError(f"{NOT_FINITE} in fp32: the weights are damaged, use others")
+                    raise FloatingPointError(NOT_FINITE)
                 yield rows, columns, sr
-
-    def _shape(self, lr: np.ndarray) -> tuple[int, int, int]:
-        return lr.shape[0] * self.scale, lr.shape[1] * self.scale, 3
 
     def _to_tensor(self, lr: np.ndarray) -> Tensor:
         """uint8 HxWx3 -> uint8 1x3xHxW on the device, channels_last."""
@@ -166,8 +163,3 @@ def no_tf32() -> Iterator[None]:
 def _dihedral(image: np.ndarray, number: int) -> np.ndarray:
     """A view of an HxWxC image after dihedral transform 0 to 7: a flip from 4 on, then `number` % 4 quarter rotations."""
     return np.rot90(image[:, ::-1] if number >= 4 else image, number % 4)
-
-
-def _to_numpy(sr: Tensor) -> np.ndarray:
-    """1x3xHxW -> HxWx3 of the same type."""
-    return sr[0].permute(1, 2, 0).cpu().numpy()
