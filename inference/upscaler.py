@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.malloc import tune_malloc
-from dataset.imresize import imresize
+from dataset.imresize import resize
 from inference.backends import FP32_MAX, start_backend
 from inference.tiling import Tiler
 
@@ -38,8 +38,13 @@ def to_uint8(sr: Pixels, protocol: str = "paper") -> Pixels:
     return (levels.round_() if protocol == "rounded" else levels).to(torch.uint8)
 
 
+def to_uint16(sr: Tensor) -> Tensor:
+    """SR in [0, 1], any shape -> uint16: times 65535 in float32, clamped and rounded."""
+    return (sr.float() * 65535).clamp_(0, 65535).round_().to(torch.uint16)
+
+
 class Upscale(Protocol):
-    """LR uint8 HxWx3 -> SR uint8 (scale*H)x(scale*W)x3."""
+    """LR HxWx3 -> SR (scale*H)x(scale*W)x3, both uint8, uint16 or float32 in [0, 1]."""
 
     scale: int
 
@@ -53,7 +58,7 @@ class BicubicUpscaler:
         self.scale = scale
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
-        return imresize(lr, self.scale)
+        return resize(lr, lr.shape[0] * self.scale, lr.shape[1] * self.scale)
 
 
 class NetworkUpscaler:
@@ -89,14 +94,20 @@ class NetworkUpscaler:
         self.protocol, self.self_ensemble, self._tile = protocol, self_ensemble, tile
         self.backend, run = start_backend(backend, self.net, scale, self.device, precision, compile)
         self._tiler = Tiler(run, scale, tile, PRECISIONS[precision].itemsize)
-        self._fp32_fallback: NetworkUpscaler | None = None  # made when `precision` overflows first
+        self._fp32_upscaler: NetworkUpscaler | None = None  # made when it is first needed
+        self._reported = False  # that values are not finite in `precision`
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
-        """LR uint8 HxWx3 -> SR uint8 (scale*H)x(scale*W)x3."""
-        return self._upscale(lr, lambda sr: to_uint8(sr, self.protocol))
+        """LR HxWx3 -> SR (scale*H)x(scale*W)x3 of its type: uint8, uint16, or float32, clamped to [0, 1].
+
+        Since bf16 and fp16 round to 8 and 11 bits, uint16 and float32 images are always computed in fp32.
+        """
+        if lr.dtype == np.uint8:
+            return self._upscale(lr, lambda sr: to_uint8(sr, self.protocol))
+        return self._in_fp32()._compute(lr, to_uint16 if lr.dtype == np.uint16 else lambda sr: sr.clamp(0, 1))
 
     def to_float(self, lr: np.ndarray) -> np.ndarray:
-        """LR uint8 HxWx3 -> SR float32 (scale*H)x(scale*W)x3, the network's output: about [0, 1], not clamped."""
+        """LR HxWx3 -> SR float32 (scale*H)x(scale*W)x3, the network's output: about [0, 1], not clamped."""
         return self._upscale(lr, Tensor.float)
 
     def _upscale(self, lr: np.ndarray, convert: Callable[[Tensor], Tensor]) -> np.ndarray:
@@ -104,11 +115,19 @@ class NetworkUpscaler:
         try:
             return self._compute(lr, convert)
         except FloatingPointError as error:
-            if self._fp32_fallback is None:
+            if not self._reported:
+                self._reported = True
                 print(f"{error} in {self.precision}: images where this happens are computed in fp32", file=sys.stderr)
-                how = (self._tile, self.protocol, self.self_ensemble)
-                self._fp32_fallback = NetworkUpscaler(self.net, self.scale, self.device, "fp32", *how)
-        return self._fp32_fallback._compute(lr, convert)
+        return self._in_fp32()._compute(lr, convert)
+
+    def _in_fp32(self) -> NetworkUpscaler:
+        """This upscaler if its precision is fp32, else one of the same network and settings that runs fp32 in PyTorch."""
+        if self.precision == "fp32":
+            return self
+        if self._fp32_upscaler is None:
+            how = (self._tile, self.protocol, self.self_ensemble)
+            self._fp32_upscaler = NetworkUpscaler(self.net, self.scale, self.device, "fp32", *how)
+        return self._fp32_upscaler
 
     def _compute(self, lr: np.ndarray, convert: Callable[[Tensor], Tensor]) -> np.ndarray:
         if not self.self_ensemble:
@@ -145,8 +164,9 @@ class NetworkUpscaler:
                 yield rows, columns, sr
 
     def _to_tensor(self, lr: np.ndarray) -> Tensor:
-        """uint8 HxWx3 -> uint8 1x3xHxW on the device, channels_last."""
-        return torch.from_numpy(np.array(lr)).to(self.device).permute(2, 0, 1)[None]
+        """HxWx3 -> 1x3xHxW on the device, channels_last: uint8, or float32 in [0, 1] for the other types."""
+        lr = lr.astype(np.float32) / np.float32(65535) if lr.dtype == np.uint16 else np.array(lr)
+        return torch.from_numpy(lr).to(self.device).permute(2, 0, 1)[None]
 
 
 @contextmanager
