@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from conftest import COLOR, GRAY, ROOT
 from PIL import Image
 
@@ -141,6 +144,8 @@ def test_a_gpu_that_is_not_there_is_refused(checkpoint, monkeypatch):
 def test_lower_packages_load_without_the_higher_ones():
     script = """
 import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 loaded = lambda: {name.partition('.')[0] for name in sys.modules}
 import model.checkpoint
 assert not loaded() & {"inference", "evaluation"}
@@ -148,3 +153,16 @@ import inference
 assert "evaluation" not in loaded()
 """
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
+
+
+def test_threads_share_a_model_and_the_process_stays_as_it_was(net, image_folder):
+    def state():
+        flags = torch.backends.cudnn.allow_tf32, torch.get_num_threads(), torch.is_grad_enabled()
+        return *flags, Image.MAX_IMAGE_PIXELS, list(warnings.filters)
+
+    before, images = state(), [np.asarray(Image.open(file)) for file in sorted(image_folder.iterdir())]
+    expected = [net.upscale(image) for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(net.upscale, images * 2))
+    assert all(np.array_equal(one, other) for one, other in zip(made, expected * 2, strict=True))
+    assert state() == before
