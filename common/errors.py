@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import signal
 import sys
@@ -64,6 +65,7 @@ def run_cli(main: Callable[[], None]) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: _leave("stopped by SIGTERM", 143))  # removes temporary files
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged metadata, which no user can mend
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # likewise
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for names the terminal cannot show
     try:

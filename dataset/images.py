@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 import cv2
 import numpy as np
+import tifffile
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
 from common.errors import InputError, escape_unprintable, summarize_exception, translate_access_errors
@@ -43,7 +44,7 @@ FOREIGN = {  # of files that people take for readable: where the mark is, the ma
     "PDF": (0, b"%PDF"),
     "OpenEXR": (0, b"\x76\x2f\x31\x01"),
 }
-SAMPLES_PER_PIXEL, EXTRA_SAMPLES, ORIENTATION = 277, 338, 0x0112
+SAMPLES_PER_PIXEL, ORIENTATION = 277, 0x0112
 _opencv_lock = threading.Lock()  # its log level belongs to the whole process
 
 
@@ -120,7 +121,7 @@ def read_frames(path: Path | str) -> DecodedFile:
     path = Path(path)
     with _opened(path) as image:
         if _is_deep(image):
-            pages = _decode_deep(path, image)
+            pages = _decode_deep(path, image, all_pages=True)
             return DecodedFile(pages, (image and image.format) or "TIFF", read_metadata(image or path))
         assert image is not None
         if image.mode == "I":
@@ -135,12 +136,15 @@ def read_frames(path: Path | str) -> DecodedFile:
 
 def _decode_frames(path: Path, image: Image.Image) -> DecodedFile:
     count = getattr(image, "n_frames", 1)
-    _check_size(path, image.width, image.height, count)
+    if image.format != "TIFF":  # whose pages differ in size
+        _check_size(path, image.width, image.height, count)
     metadata, modes = read_metadata(image), {image.mode}
     first = int(count > 1 and bool(image.info.get("default_image")))  # an APNG's, for programs without animation
-    frames = []
+    frames, pixels = [], 0
     for number in range(first, count):
         image.seek(number)
+        pixels += image.width * image.height
+        _check_pixels(path, pixels)
         image.load()  # only now WebP knows its duration
         modes.add(image.mode)
         frames.append(from_pil(image.copy() if count > 1 and image.format != "TIFF" else image))
@@ -243,6 +247,11 @@ def _check_size(path: Path, width: int, height: int, count: int = 1) -> None:
         )
 
 
+def _check_pixels(path: Path, count: int) -> None:
+    if count > MAX_PIXELS:
+        raise InputError(f"{path} has pages of more than {MAX_PIXELS // 10**6} megapixels in all, which are refused")
+
+
 def _is_deep(image: Image.Image | None) -> bool:
     """Whether the pixels have 16 bits or are floats, which OpenCV decodes: Pillow supports these for one channel only."""
     return image is None or image.mode == "F" or ";16" in image.mode + str(getattr(image, "tile", ""))
@@ -263,18 +272,20 @@ def _cmyk_to_srgb(image: Image.Image) -> Image.Image:
     return converted
 
 
-def _decode_deep(path: Path, image: Image.Image | None) -> list[DecodedImage]:
-    """All pages of a file of 16 bits or floats: uint16 or float32; pages of 8 bits between them stay uint8."""
-    bands, extra = 0, False  # of TIFF
-    if image is None:
-        image_size, bands, extra = _tiff_layout(path)
-        _check_size(path, *image_size)
-    elif isinstance(image, TiffImagePlugin.TiffImageFile):
-        extra = image.tag_v2.get(EXTRA_SAMPLES, (1,))[:1] == (0,)
+def _decode_deep(path: Path, image: Image.Image | None, all_pages: bool = False) -> list[DecodedImage]:
+    """The first or all pages of a file of 16 bits or floats: uint16 or float32; pages of 8 bits between them stay uint8."""
+    extra = False
+    tiff = image is None or image.format == "TIFF"
+    if tiff:
+        with tifffile.TiffFile(path) as file:
+            sizes = [(page.imagewidth, page.imagelength) for page in file.pages if isinstance(page, tifffile.TiffPage)]
+            extra = 0 in file.pages.first.extrasamples or file.pages.first.samplesperpixel > 4
+        _check_size(path, *sizes[0])
+        _check_pixels(path, sum(width * height for width, height in sizes))
     data = np.fromfile(path, np.uint8)  # imread fails on TIFF rotated by 90 degrees
     with _quiet_opencv():
         pages: list[np.ndarray | None]
-        if image is None or image.format == "TIFF":
+        if tiff and all_pages:
             pages = list(cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED)[1])
         else:
             pages = [cv2.imdecode(data, cv2.IMREAD_UNCHANGED)]
@@ -283,9 +294,9 @@ def _decode_deep(path: Path, image: Image.Image | None) -> list[DecodedImage]:
         raise InputError(f"{path} is not a readable image of 16 bits or floats: gray, RGB and RGBA are; save it so")
     gray_alpha = image is not None and "LA;16" in str(getattr(image, "tile", ""))  # four channels by OpenCV
     orientation = 1
-    if image is not None and image.format != "TIFF":  # OpenCV applies the orientation of TIFF files, and of no others
+    if image is not None and not tiff:  # OpenCV applies the orientation of TIFF files, and of no others
         orientation = image.getexif().get(ORIENTATION, 1)
-    return [_from_opencv(path, page, orientation, gray_alpha, extra or bands > 4) for page in whole]
+    return [_from_opencv(path, page, orientation, gray_alpha, extra) for page in whole]
 
 
 def _from_opencv(path: Path, page: np.ndarray, orientation: int, gray_alpha: bool, extra: bool) -> DecodedImage:
@@ -317,16 +328,6 @@ ORIENTATIONS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF: what st
     7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
     8: lambda x: np.rot90(x),
 }
-
-
-def _tiff_layout(path: Path) -> tuple[tuple[int, int], int, bool]:
-    """Size, number of bands, and whether one is neither color nor alpha, of a TIFF that Pillow cannot open."""
-    with path.open("rb") as file:
-        head = file.read(8)
-        tags = TiffImagePlugin.ImageFileDirectory_v2(head + file.read(8) if head[2] == 43 else head)
-        file.seek(tags.next)
-        tags.load(file)
-    return (tags[256], tags[257]), tags.get(SAMPLES_PER_PIXEL, 1), tags.get(EXTRA_SAMPLES, (1,))[:1] == (0,)
 
 
 def _to_8_bits(image: DecodedImage) -> DecodedImage:
