@@ -157,7 +157,7 @@ assert "evaluation" not in loaded()
 
 def test_threads_share_a_model_and_the_process_stays_as_it_was(net, image_folder):
     def state():
-        flags = torch.backends.cudnn.allow_tf32, torch.get_num_threads(), torch.is_grad_enabled()
+        flags = torch.get_num_threads(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
         return *flags, Image.MAX_IMAGE_PIXELS, list(warnings.filters)
 
     before, images = state(), [np.asarray(Image.open(file)) for file in sorted(image_folder.iterdir())]

@@ -20,7 +20,7 @@ from dataset.image_writer import Output, write_output
 from dataset.images import read_frames, read_image
 from tests.stress.fuzzing import bounded, cases, changed, changes
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL")  # pytest undoes the filter of dataset/images.py
+pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL")  # commands ignore them too
 COLOR = sample_image("astronaut.png", 11, 13)
 DEEP = COLOR.astype(np.uint16) * 257
 
