@@ -15,6 +15,7 @@ from torch import nn
 dependencies = ["torch", "safetensors"]
 
 _ROOT = pathlib.Path(__file__).resolve().parent
+_PACKAGES = ("common", "dataset", "model")  # the lowest, which the network and its weights need
 
 
 def cfsrcnn(scale: int = 2, pretrained: bool = True) -> nn.Module:
@@ -38,10 +39,13 @@ def cfsrcnn(scale: int = 2, pretrained: bool = True) -> nn.Module:
 
 @contextlib.contextmanager
 def _isolated_imports() -> abc.Iterator[None]:
-    """Makes imports of `model` and `common` find ours, then restores the caller's own modules of these names."""
-    loaded = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in ("model", "common")}
+    """Makes imports of our packages find ours, then restores the caller's own modules of these names.
+
+    Ours do not stay either: the caller may import a `model` of its own later. But where they were before, they are used.
+    """
+    loaded = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in _PACKAGES}
     tops = [module for name, module in loaded.items() if "." not in name]
-    if all(_ROOT in pathlib.Path(module.__file__ or "").resolve().parents for module in tops):
+    if tops and all(_ROOT in pathlib.Path(module.__file__ or "").resolve().parents for module in tops):
         yield
         return
     for name in loaded:
@@ -49,6 +53,6 @@ def _isolated_imports() -> abc.Iterator[None]:
     try:
         yield
     finally:
-        for name in [name for name in sys.modules if name.partition(".")[0] in ("model", "common")]:
+        for name in [name for name in sys.modules if name.partition(".")[0] in _PACKAGES]:
             del sys.modules[name]
         sys.modules.update(loaded)

@@ -13,7 +13,8 @@ from dataset.benchmark_set import open_test_set
 from evaluation.benchmark_run import run_benchmark
 from evaluation.cache import hash_files
 from inference.backends import BACKENDS, RUNTIMES, resolve_precision
-from inference.upscale_images import upscale_images, written_summary
+from inference.flags import add_file_flags, check_file_flags, output_options, tile_size
+from inference.upscale_images import raise_failures, upscale_images, written_summary
 from inference.upscaler import PRECISIONS, PROTOCOLS, BicubicUpscaler, NetworkUpscaler, Upscale
 from model.checkpoint import load_model
 
@@ -34,7 +35,8 @@ def parse_flags() -> argparse.Namespace:
     paper.add_argument("--shave", type=int, default=20, help="ignored; kept for compatibility")
 
     data = parser.add_argument_group("data")
-    data.add_argument("--input", type=Path, help="upscale this image or folder instead; measures nothing")
+    data.add_argument("--input", type=Path, nargs="+", help="upscale these images or folders instead; measures nothing")
+    add_file_flags(parser)
 
     output = parser.add_argument_group("output")
     to_8_bits = "SR to 8 bits: truncated (paper) or, as --input, rounded"
@@ -48,12 +50,13 @@ def parse_flags() -> argparse.Namespace:
     speed.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto", help=auto)
     speed.add_argument("--backend", choices=BACKENDS, default="torch", help="runtime; auto: the fastest installed")
     speed.add_argument("--compile", action="store_true", help="TorchInductor: slow start, no gain on a CPU")
-    speed.add_argument("--tile", type=tile, default="auto", help="tile size in LR pixels, auto or off")
+    speed.add_argument("--tile", type=tile_size, default="auto", help="tile size in LR pixels, auto or off")
     args = parser.parse_args()
     if args.model == "bicubic":
         parser.reject(args, "--model bicubic has no network and is the baseline", *NETWORK_ONLY, "protocol")
     if args.input:
         parser.reject(args, "--input measures nothing", "test_data_dir", "baseline")
+    check_file_flags(parser, args)
     if args.cuda:
         parser.reject(args, "--cuda is --device cuda", *(() if args.device == "cuda" else ("device",)))
     return args
@@ -63,7 +66,9 @@ def main() -> None:
     args = parse_flags()
     upscale = make_upscaler(args)
     if args.input:
-        print(written_summary(upscale_images(args.input, args.sample_dir, upscale), upscale))
+        summary = upscale_images(args.input, args.sample_dir, upscale, output_options(args))
+        print(written_summary(summary, upscale))
+        raise_failures(summary)
         return
     test_set = open_test_set(args.test_data_dir, args.scale)
     run = "bicubic" if args.model == "bicubic" else args.ckpt_path.stem + "_ensemble" * args.self_ensemble
@@ -101,15 +106,6 @@ def describe(args: argparse.Namespace, test_set: str, upscale: Upscale) -> dict:
         "compiled": args.compile,
         "self_ensemble": args.self_ensemble,
     }
-
-
-def tile(text: str) -> int | str:
-    """--tile: "auto", "off" or a number of LR pixels from 16 on."""
-    if text in ("auto", "off"):
-        return text
-    if not text.isdigit() or int(text) < 16:
-        raise argparse.ArgumentTypeError(f"{text} is not auto, off or a whole number from 16 on")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -89,6 +91,8 @@ def run_cli(main: Callable[[], None]) -> None:
     """Runs a command. Exit code 0 on success, 2 and one line on stderr for bad input, 130 on Ctrl-C, 143 on SIGTERM."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: _leave("stopped by SIGTERM", 143))  # removes temporary files
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged metadata, which no user can mend
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # likewise
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for names the terminal cannot show
     try:

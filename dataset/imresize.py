@@ -40,6 +40,23 @@ def imresize(image: np.ndarray, scale: float | Fraction, padding: str = "replica
     return np.ascontiguousarray(_resize_rows(rows.swapaxes(0, 1), scale, padding).swapaxes(0, 1))
 
 
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """`imresize` to a size instead of by a factor, for images to look at: HxW or HxWxC, the type stays.
+
+    uint8 and uint16 are rounded half up, floats are clipped to [0, 1]. Raises `ValueError` as `imresize` does.
+    """
+    values = image if image.dtype == np.uint8 else image.astype(np.float64)
+    if values.ndim not in (2, 3) or 0 in (*values.shape, height, width):
+        raise ValueError(f"cannot resize an array of shape {image.shape} to {height}x{width}")
+    rows = _resize_rows(values, Fraction(height, image.shape[0]), "replicate")
+    out = _resize_rows(rows.swapaxes(0, 1), Fraction(width, image.shape[1]), "replicate").swapaxes(0, 1)
+    if image.dtype == np.uint16:
+        out = np.floor(out + 0.5).clip(0, 65535)
+    elif image.dtype != np.uint8:
+        out = out.clip(0, 1)
+    return np.ascontiguousarray(out, dtype=image.dtype)
+
+
 def _resize_rows(image: np.ndarray, scale: Fraction, padding: str) -> np.ndarray:
     height, *rest = image.shape
     weights, columns = _weights(height, scale, padding), image.reshape(height, -1)

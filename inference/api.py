@@ -7,12 +7,12 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 
 from common.device import pick_device
 from common.errors import InputError
-from dataset.images import from_pil
+from dataset.images import from_array, from_pil
 from inference.backends import resolve_precision
 from inference.upscale_images import upscale_image
 from inference.upscaler import PRECISIONS, NetworkUpscaler
@@ -37,21 +37,45 @@ class SRModel:
         self.net, self.scale = self._upscale.net, scale
 
     def upscale(self, image: Kind) -> Kind:
-        """Upscales a uint8 array HxW, HxWx2, HxWx3 or HxWx4 or a Pillow image, and returns the same type.
+        """Upscales an array HxW, HxWx2, HxWx3 or HxWx4 or a Pillow image, and returns the same type.
 
-        Large images are processed in tiles, without seams. Gray stays gray; alpha is upscaled by bicubic interpolation. For
-        Pillow images the EXIF orientation is applied, and palettes and other color spaces become RGB. Raises `InputError` for
-        anything else.
+        Arrays are uint8, uint16 or floating point in [0, 1]; what is not uint8 is computed in fp32. Large images are processed
+        in tiles, without seams. Gray stays gray; alpha is upscaled by bicubic interpolation. For Pillow images the EXIF
+        orientation is applied, palettes and other color spaces become RGB, ICC profile and resolution are kept; the modes I;16
+        and F (in [0, 1]) stay. Raises `InputError` for anything else.
         """
         if isinstance(image, np.ndarray):
-            return upscale_image(from_pil(_from_array(image)), self._upscale)
+            return self._upscale_array(image)
         if not isinstance(image, Image.Image):
             raise InputError(f"{type(image).__name__} is no image: give a uint8 array or a Pillow image")
         if 0 in image.size:
             raise InputError(f"a Pillow image of {image.width}x{image.height} pixels has none to upscale")
-        if image.mode in ("I", "F") or ";16" in image.mode:
-            raise InputError(f"a Pillow image of mode {image.mode} has more than 8 bits per channel: convert it first")
-        return Image.fromarray(upscale_image(from_pil(image), self._upscale))
+        if image.mode == "F" or image.mode.startswith("I;16"):
+            upright = ImageOps.exif_transpose(image)
+            sr = Image.fromarray(self._upscale_array(np.asarray(upright).astype("f4" if image.mode == "F" else "u2")))
+        elif image.mode == "I":
+            raise InputError("a Pillow image of mode I has 32 bits per channel: convert it first, to I;16 or L")
+        else:
+            sr = Image.fromarray(upscale_image(from_pil(image), self._upscale))
+        sr.info |= {name: image.info[name] for name in ("icc_profile", "dpi") if name in image.info}
+        if image.mode in ("CMYK", "LAB", "YCbCr"):  # the profile is of another space
+            sr.info.pop("icc_profile", None)
+        return sr
+
+    def _upscale_array(self, image: np.ndarray) -> np.ndarray:
+        shape = image.shape[2:] in ((), (2,), (3,), (4,)) and image.ndim >= 2 and image.size > 0
+        if not shape or (image.dtype not in (np.uint8, np.uint16) and image.dtype.kind != "f"):
+            size = "x".join(map(str, image.shape))
+            raise InputError(
+                f"an array {image.dtype} {size} is no image: give uint8, uint16 or floats in [0, 1], {SHAPES}"
+            )
+        if image.dtype.kind != "f":
+            return upscale_image(from_array(image), self._upscale)
+        if not (image.min() >= 0 and image.max() <= 1):
+            raise InputError(
+                f"an array of values from {image.min():.4g} to {image.max():.4g}: floats must be in [0, 1]"
+            )
+        return upscale_image(from_array(image.astype(np.float32)), self._upscale).astype(image.dtype)
 
 
 def load(
@@ -69,10 +93,3 @@ def load(
     """
     scale = scale or infer_scale(path)
     return SRModel(load_model(path, model, scale), scale, device, precision)
-
-
-def _from_array(image: np.ndarray) -> Image.Image:
-    if image.dtype != np.uint8 or not image.size or image.ndim < 2 or image.shape[2:] not in ((), (2,), (3,), (4,)):
-        shape = "x".join(map(str, image.shape))
-        raise InputError(f"an array {image.dtype} {shape} is no image: give uint8 {SHAPES}")
-    return Image.fromarray(image)

@@ -59,10 +59,10 @@ class Tiler:
         self._halos: tuple[int, int] | None = None
 
     def run(self, x: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-        """x: uint8 1x3xHxW. Yields (SR rows, SR columns, SR 1x3xhxw float) until the image is covered.
+        """x: 1x3xHxW, uint8 or float32 in [0, 1]. Yields (SR rows, SR columns, SR 1x3xhxw float) until the image is covered.
 
-        After running out of memory all tiles are yielded again. Raises `InputError` if tiles are needed but the receptive field
-        covers the whole image.
+        After running out of memory all tiles are yielded again. A network whose receptive field covers the whole image runs
+        untiled. Raises `InputError` if there is too little memory for that, or if a tile size was asked for.
         """
         while True:
             try:
@@ -72,8 +72,8 @@ class Tiler:
                 pass  # leaving this block frees the feature maps
             self._tile, self._hit_oom = self._tile_size // 2, True
             if self._tile < CHANNELS:
-                raise InputError("the GPU has too little free memory for a tile of 64 pixels: use --device cpu")
-            print(f"the GPU is out of memory: going on with --tile {self._tile}", file=sys.stderr)
+                raise InputError("the GPU has too little free memory for a tile of 64 pixels: use the CPU")
+            print(f"the GPU is out of memory: going on with tiles of {self._tile} pixels", file=sys.stderr)
             torch.cuda.empty_cache()
 
     def _run(self, x: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
@@ -97,7 +97,7 @@ class Tiler:
         return max(1, _budget(device) // (self._bytes_per_pixel(whole=True) * height * width))
 
     def _extract(self, parts: Tensor) -> tuple[Tensor, ...]:
-        parts = _canonical_strides(parts.float().div_(255))
+        parts = _canonical_strides(parts.float().div_(255) if parts.dtype == torch.uint8 else parts)
         return self._two_stage.extract(parts) if self._two_stage else (parts,)
 
     def _refine_tiles(
@@ -144,9 +144,24 @@ class Tiler:
         if self._tile != "auto":
             return int(self._tile), min(int(self._tile), inner)
         side = math.isqrt(_budget(x.device) // self._bytes_per_pixel(whole=inner >= whole))
-        if whole > side:
-            side = max(CHANNELS, side - 2 * sum(self._find_halos()))
+        if whole <= side:
+            return side, min(side, inner)
+        if min(self._measure_halos()) < 0:
+            self._require_memory(x)
+            return whole, whole
+        side = max(CHANNELS, side - 2 * sum(self._find_halos()))
         return side, min(side, inner)
+
+    def _require_memory(self, x: Tensor) -> None:
+        """Raises `InputError` if the image cannot be computed in one piece."""
+        needed = self._bytes_per_pixel(whole=True) * x.shape[2] * x.shape[3]
+        free = available_memory(x.device)
+        if needed > free:
+            raise InputError(
+                f"the receptive field of this network covers the whole image, so {x.shape[3]}x{x.shape[2]} pixels are "
+                f"computed in one piece, which takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: "
+                "use a smaller image"
+            )
 
     def _bytes_per_pixel(self, whole: bool) -> int:
         """Bytes of activations per LR pixel of a tile. `whole`: the second stage is computed in one piece too."""
@@ -156,6 +171,17 @@ class Tiler:
         return maps * CHANNELS * self._itemsize
 
     def _find_halos(self) -> tuple[int, int]:
+        """The halos of the two stages in LR pixels. `InputError` if there is no tile without an effect on the result."""
+        if min(self._measure_halos()) < 0:
+            memory = (
+                "there is too little GPU memory for it in one piece" if self._hit_oom else "tiles change the result"
+            )
+            remedy = "use a smaller image or the CPU" if self._hit_oom else "leave the tile size at auto"
+            raise InputError(f"the receptive field of this network covers the whole image and {memory}: {remedy}")
+        return self._measure_halos()
+
+    def _measure_halos(self) -> tuple[int, int]:
+        """The radius of the receptive field of the two stages in LR pixels, negative where it is unbounded; cached."""
         if self._halos is None:
             net, scale = _probe_copy(self._net), self._scale
             if isinstance(net, TwoStageModel):
@@ -174,10 +200,6 @@ class Tiler:
                 self._halos = radius, receptive_field_radius(refine, sum(widths), scale) if radius >= 0 else -1
             else:
                 self._halos = 0, receptive_field_radius(lambda x: net(x, scale), 3, scale)
-        if min(self._halos) < 0:
-            raise InputError(
-                "the receptive field covers the whole image, so tiles would change the result: use --tile off"
-            )
         return self._halos
 
 

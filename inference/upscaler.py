@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.malloc import tune_malloc
-from dataset.imresize import imresize
+from dataset.imresize import resize
 from inference.backends import FP32_MAX, start_backend
 from inference.tiling import Tiler
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PROTOCOLS = ("paper", "rounded")
+NOT_FINITE = "the network's output is not finite"
 Pixels = TypeVar("Pixels", np.ndarray, Tensor)
 
 
@@ -37,8 +38,13 @@ def to_uint8(sr: Pixels, protocol: str = "paper") -> Pixels:
     return (levels.round_() if protocol == "rounded" else levels).to(torch.uint8)
 
 
+def to_uint16(sr: Tensor) -> Tensor:
+    """SR in [0, 1], any shape -> uint16: times 65535 in float32, clamped and rounded."""
+    return (sr.float() * 65535).clamp_(0, 65535).round_().to(torch.uint16)
+
+
 class Upscale(Protocol):
-    """LR uint8 HxWx3 -> SR uint8 (scale*H)x(scale*W)x3."""
+    """LR HxWx3 -> SR (scale*H)x(scale*W)x3, both uint8, uint16 or float32 in [0, 1]."""
 
     scale: int
 
@@ -52,7 +58,7 @@ class BicubicUpscaler:
         self.scale = scale
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
-        return imresize(lr, self.scale)
+        return resize(lr, lr.shape[0] * self.scale, lr.shape[1] * self.scale)
 
 
 class NetworkUpscaler:
@@ -88,48 +94,59 @@ class NetworkUpscaler:
         self.protocol, self.self_ensemble, self._tile = protocol, self_ensemble, tile
         self.backend, run = start_backend(backend, self.net, scale, self.device, precision, compile)
         self._tiler = Tiler(run, scale, tile, PRECISIONS[precision].itemsize)
-        self._fp32_fallback: NetworkUpscaler | None = None  # made when `precision` overflows first
+        self._fp32_upscaler: NetworkUpscaler | None = None  # made when it is first needed
+        self._reported = False  # that values are not finite in `precision`
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
-        return self._with_fp32_fallback(lambda upscaler: upscaler._to_8_bit(lr))
+        """LR HxWx3 -> SR (scale*H)x(scale*W)x3 of its type: uint8, uint16, or float32, clamped to [0, 1].
+
+        Since bf16 and fp16 round to 8 and 11 bits, uint16 and float32 images are always computed in fp32.
+        """
+        if lr.dtype == np.uint8:
+            return self._upscale(lr, lambda sr: to_uint8(sr, self.protocol))
+        return self._in_fp32()._compute(lr, to_uint16 if lr.dtype == np.uint16 else lambda sr: sr.clamp(0, 1))
 
     def to_float(self, lr: np.ndarray) -> np.ndarray:
-        """LR uint8 HxWx3 -> SR float32 (scale*H)x(scale*W)x3, the network's output: about [0, 1], not clamped."""
-        return self._with_fp32_fallback(lambda upscaler: upscaler._to_float(lr))
+        """LR HxWx3 -> SR float32 (scale*H)x(scale*W)x3, the network's output: about [0, 1], not clamped."""
+        return self._upscale(lr, Tensor.float)
 
-    def _with_fp32_fallback(self, work: Callable[[NetworkUpscaler], np.ndarray]) -> np.ndarray:
+    def _upscale(self, lr: np.ndarray, convert: Callable[[Tensor], Tensor]) -> np.ndarray:
+        """The SR image, each value `convert`ed; computed again in fp32 if it is not finite in `precision`."""
         try:
-            return work(self)
+            return self._compute(lr, convert)
         except FloatingPointError as error:
-            if self.precision == "fp32":
-                raise InputError(f"{error} in fp32: the weights are damaged, use others") from None
-            if self._fp32_fallback is None:
+            if not self._reported:
+                self._reported = True
                 print(f"{error} in {self.precision}: images where this happens are computed in fp32", file=sys.stderr)
-                how = (self._tile, self.protocol, self.self_ensemble)
-                self._fp32_fallback = NetworkUpscaler(self.net, self.scale, self.device, "fp32", *how)
-        return self._fp32_fallback._with_fp32_fallback(work)
+        return self._in_fp32()._compute(lr, convert)
 
-    def _to_8_bit(self, lr: np.ndarray) -> np.ndarray:
-        if self.self_ensemble:
-            return to_uint8(self._to_float(lr), self.protocol)
-        out = np.empty(self._shape(lr), np.uint8)
-        for rows, columns, sr in self._iter_tiles(self._to_tensor(lr)):  # the whole float image is never held
-            out[rows, columns] = _to_numpy(to_uint8(sr, self.protocol))
-        return out
+    def _in_fp32(self) -> NetworkUpscaler:
+        """This upscaler if its precision is fp32, else one of the same network and settings that runs fp32 in PyTorch."""
+        if self.precision == "fp32":
+            return self
+        if self._fp32_upscaler is None:
+            how = (self._tile, self.protocol, self.self_ensemble)
+            self._fp32_upscaler = NetworkUpscaler(self.net, self.scale, self.device, "fp32", *how)
+        return self._fp32_upscaler
 
-    def _to_float(self, lr: np.ndarray) -> np.ndarray:
+    def _compute(self, lr: np.ndarray, convert: Callable[[Tensor], Tensor]) -> np.ndarray:
         if not self.self_ensemble:
-            return self._run_float(lr)
-        total = np.zeros(self._shape(lr), np.float32)
+            return self._forward(lr, convert)
+        total = np.zeros((lr.shape[0] * self.scale, lr.shape[1] * self.scale, 3), np.float32)
         for number in range(8):
             view = _dihedral(total, number)  # adding to this view of `total` undoes the transform
-            view += self._run_float(_dihedral(lr, number))
-        return total / 8
+            view += self._forward(_dihedral(lr, number), Tensor.float)
+        return convert(torch.from_numpy(total / 8)).numpy()
 
-    def _run_float(self, lr: np.ndarray) -> np.ndarray:
-        out = np.empty(self._shape(lr), np.float32)
+    def _forward(self, lr: np.ndarray, convert: Callable[[Tensor], Tensor]) -> np.ndarray:
+        """One pass of the network. Each tile is converted on the device, so the whole float image is never held for uint8."""
+        out = None
         for rows, columns, sr in self._iter_tiles(self._to_tensor(lr)):
-            out[rows, columns] = _to_numpy(sr.float())
+            part = convert(sr)[0].permute(1, 2, 0).cpu().numpy()
+            if out is None:
+                out = np.empty((lr.shape[0] * self.scale, lr.shape[1] * self.scale, 3), part.dtype)
+            out[rows, columns] = part
+        assert out is not None
         return out
 
     def _iter_tiles(self, x: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
@@ -141,15 +158,15 @@ class NetworkUpscaler:
             for rows, columns, sr in self._tiler.run(x):
                 low, high = torch.stack(sr.aminmax()).tolist()  # one GPU synchronization for both
                 if not -FP32_MAX < low <= high < FP32_MAX:  # a backend may clamp infinity to FP32_MAX; NaN fails too
-                    raise FloatingPointError("the network's output is not finite")
+                    if self.precision == "fp32":
+                        raise InputError(f"{NOT_FINITE} in fp32: the weights are damaged, use others")
+                    raise FloatingPointError(NOT_FINITE)
                 yield rows, columns, sr
 
-    def _shape(self, lr: np.ndarray) -> tuple[int, int, int]:
-        return lr.shape[0] * self.scale, lr.shape[1] * self.scale, 3
-
     def _to_tensor(self, lr: np.ndarray) -> Tensor:
-        """uint8 HxWx3 -> uint8 1x3xHxW on the device, channels_last."""
-        return torch.from_numpy(np.array(lr)).to(self.device).permute(2, 0, 1)[None]
+        """HxWx3 -> 1x3xHxW on the device, channels_last: uint8, or float32 in [0, 1] for the other types."""
+        lr = lr.astype(np.float32) / np.float32(65535) if lr.dtype == np.uint16 else np.array(lr)
+        return torch.from_numpy(lr).to(self.device).permute(2, 0, 1)[None]
 
 
 @contextmanager
@@ -166,8 +183,3 @@ def no_tf32() -> Iterator[None]:
 def _dihedral(image: np.ndarray, number: int) -> np.ndarray:
     """A view of an HxWxC image after dihedral transform 0 to 7: a flip from 4 on, then `number` % 4 quarter rotations."""
     return np.rot90(image[:, ::-1] if number >= 4 else image, number % 4)
-
-
-def _to_numpy(sr: Tensor) -> np.ndarray:
-    """1x3xHxW -> HxWx3 of the same type."""
-    return sr[0].permute(1, 2, 0).cpu().numpy()

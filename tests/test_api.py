@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from conftest import COLOR, GRAY, ROOT
 from PIL import Image
 
@@ -47,6 +50,25 @@ def test_array_in_array_out_and_image_in_image_out(net, mode):
     assert image.mode == mode and np.array_equal(np.asarray(image), out)
 
 
+@pytest.mark.parametrize("mode", ARRAYS)
+def test_16_bit_and_float_arrays_keep_their_type(net, mode):
+    array = ARRAYS[mode]
+    real = net.upscale(array / 255)
+    assert real.dtype == np.float64 and real.shape == (20, 28, *array.shape[2:]) and 0 <= real.min() < real.max() <= 1
+    deep = net.upscale(array.astype(np.uint16) * 257)
+    assert deep.dtype == np.uint16 and np.abs(deep / 65535 - real).max() < 2 / 65535
+    assert np.abs(net.upscale(array) / 255 - real).max() < (2 if mode[0] == "L" else 1.1) / 255
+
+
+def test_images_of_16_bits_and_floats_keep_their_mode_and_profile(net):
+    for dtype, mode, top in (np.uint16, "I;16", 65535), (np.float32, "F", 1):
+        image = Image.fromarray((GRAY / 255 * top).astype(dtype))
+        image.info["icc_profile"] = b"profile"
+        out = net.upscale(image)
+        assert out.mode == mode and out.info["icc_profile"] == b"profile"
+        assert np.array_equal(np.asarray(out), net.upscale(np.asarray(image)))
+
+
 def test_alpha_is_upscaled_by_bicubic_and_changes_no_color(net):
     out = net.upscale(ARRAYS["RGBA"])
     assert np.array_equal(out[:, :, :3], net.upscale(COLOR)) and np.array_equal(out[:, :, 3], imresize(ALPHA, 2))
@@ -85,16 +107,19 @@ def test_a_multi_scale_file_is_asked_for_its_scale(golden_net, tmp_path):
 @pytest.mark.parametrize(
     ("image", "phrase"),
     [
-        (COLOR / 255, "float64 10x14x3 is no image: give uint8"),
+        (COLOR.astype(np.int64), "int64 10x14x3 is no image: give uint8, uint16 or floats"),
+        (COLOR / 100, r"values from 1.* to 1.*: floats must be in \[0, 1\]"),
+        (np.full((4, 4), np.nan), r"floats must be in \[0, 1\]"),
+        (Image.fromarray(GRAY.astype(np.float32)), r"floats must be in \[0, 1\]"),
         (COLOR[:0], "uint8 0x14x3 is no image"),
         (COLOR[:, :, :1], "uint8 10x14x1 is no image"),
         (COLOR[0, 0], "uint8 3 is no image"),
         ("image.jpg", "str is no image"),
-        (Image.fromarray(GRAY.astype(np.uint16)), "mode I;16 has more than 8 bits"),
+        (Image.fromarray(GRAY.astype(np.int32)), "mode I has 32 bits"),
         (Image.new("RGB", (0, 5)), "of 0x5 pixels"),
     ],
 )
-def test_what_is_no_8_bit_image_is_refused(net, image, phrase):
+def test_what_is_no_image_is_refused(net, image, phrase):
     with pytest.raises(InputError, match=phrase):
         net.upscale(image)
 
@@ -119,6 +144,8 @@ def test_a_gpu_that_is_not_there_is_refused(checkpoint, monkeypatch):
 def test_lower_packages_load_without_the_higher_ones():
     script = """
 import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 loaded = lambda: {name.partition('.')[0] for name in sys.modules}
 import model.checkpoint
 assert not loaded() & {"inference", "evaluation"}
@@ -126,3 +153,16 @@ import inference
 assert "evaluation" not in loaded()
 """
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
+
+
+def test_threads_share_a_model_and_the_process_stays_as_it_was(net, image_folder):
+    def state():
+        flags = torch.get_num_threads(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
+        return *flags, Image.MAX_IMAGE_PIXELS, list(warnings.filters)
+
+    before, images = state(), [np.asarray(Image.open(file)) for file in sorted(image_folder.iterdir())]
+    expected = [net.upscale(image) for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(net.upscale, images * 2))
+    assert all(np.array_equal(one, other) for one, other in zip(made, expected * 2, strict=True))
+    assert state() == before

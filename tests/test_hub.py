@@ -58,3 +58,14 @@ def test_a_users_own_modules_of_our_names_stay_theirs(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_user_may_import_modules_of_our_names_later(tmp_path):
+    (tmp_path / "model.py").write_text("mine = 1")
+    script = (
+        f"import sys, torch; net = torch.hub.load({str(ROOT)!r}, 'cfsrcnn', scale=2, source='local'); "
+        "from model import mine; assert net(torch.rand(1, 3, 4, 4)).shape[-1] == 8; "
+        "assert not {'common', 'dataset'} & {name.partition('.')[0] for name in sys.modules}"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -163,13 +163,46 @@ class MinusMean(nn.Module):
         return interpolate(x - x.mean((2, 3), keepdim=True), scale_factor=scale, mode="nearest")
 
 
-def test_a_network_that_sees_the_whole_image_is_refused_with_tiles_and_works_without():
+def test_a_network_that_sees_the_whole_image_is_refused_with_tiles_and_works_without(monkeypatch):
     lr = sample_image("rocket.jpg", 20, 40)
-    with pytest.raises(InputError, match=r"receptive field covers the whole image, .* use --tile off"):
+    with pytest.raises(InputError, match=r"receptive field .* covers the whole image .* leave the tile size at auto"):
         NetworkUpscaler(MinusMean(), 2, tile=16)(lr)
-    sr = NetworkUpscaler(MinusMean(), 2, tile="off").to_float(lr)
+    monkeypatch.setattr(tiling, "CPU_BUDGET", 1000)  # tiles of 64 pixels
     expected = np.repeat(np.repeat(lr / 255 - (lr / 255).mean((0, 1)), 2, 0), 2, 1)
-    assert np.abs(sr - expected).max() < 1e-6
+    for tile in ("off", "auto"):
+        assert np.abs(NetworkUpscaler(MinusMean(), 2, tile=tile).to_float(lr) - expected).max() < 1e-6
+
+
+def test_a_network_that_sees_the_whole_image_needs_the_memory_for_it(monkeypatch):
+    monkeypatch.setattr(tiling, "available_memory", lambda _: 1_000_000)
+    with pytest.raises(
+        InputError, match=r"so 40x20 pixels are computed in one piece, .* 0\.0 GB are free: use a smaller"
+    ):
+        NetworkUpscaler(MinusMean(), 2)(sample_image("rocket.jpg", 20, 40))
+
+
+# --- 16 bits and floats ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tile", [16, "off"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("self_ensemble", [False, True])
+def test_16_bit_and_float_images_keep_their_depth(net_at, tile, precision, self_ensemble):
+    lr = sample_image("rocket.jpg", 20, 40)
+    exact = NetworkUpscaler(net_at("x2"), 2, tile=tile, self_ensemble=self_ensemble).to_float(lr)
+    upscale = NetworkUpscaler(net_at("x2"), 2, "cpu", precision, tile, self_ensemble=self_ensemble)
+    deep = upscale(lr.astype(np.uint16) * 257)
+    assert deep.dtype == np.uint16 and len(np.unique(deep)) > 256
+    assert np.abs(deep - np.round(exact.clip(0, 1) * np.float32(65535))).max() <= 1  # lr / 255 and lr * 257 / 65535
+    real = upscale(lr.astype(np.float32) / 255)
+    assert real.dtype == np.float32 and np.array_equal(real, exact.clip(0, 1))
+
+
+def test_16_bit_output_is_the_float_output_rounded(net_at):
+    deep = np.random.default_rng(0).integers(0, 65536, (20, 24, 3), np.uint16)
+    upscale = NetworkUpscaler(net_at("x2"), 2, tile=16)
+    expected = np.round(upscale.to_float(deep).clip(0, 1) * np.float32(65535))
+    assert np.array_equal(upscale(deep), expected.astype(np.uint16))
 
 
 # --- self-ensemble --------------------------------------------------------------------------------------------------

@@ -54,11 +54,11 @@ def test_a_batch_of_tiles_that_does_not_fit_is_taken_apart(monkeypatch, capsys):
     lr = sample_image("astronaut.png", 300, 280)
     expected = NetworkUpscaler(Narrow(1000), 2).to_float(lr)
     np.testing.assert_allclose(NetworkUpscaler(Crowded(1000), 2, tile=150).to_float(lr), expected, rtol=1e-5, atol=1e-5)
-    assert capsys.readouterr().err.splitlines() == ["the GPU is out of memory: going on with --tile 75"]
+    assert capsys.readouterr().err.splitlines() == ["the GPU is out of memory: going on with tiles of 75 pixels"]
 
 
 def test_no_memory_for_the_least_tile_is_a_clear_error():
-    with pytest.raises(InputError, match=r"too little free memory .* use --device cpu"):
+    with pytest.raises(InputError, match=r"too little free memory .* use the CPU"):
         NetworkUpscaler(Narrow(20), 2)(sample_image("astronaut.png", 200, 200))
 
 

@@ -117,7 +117,7 @@ def test_a_jpeg_for_print_becomes_rgb(tmp_path):
     assert decoded.converted == "CMYK" and abs(decoded.rgb.astype(int) - COLOR).mean() < 6
 
 
-@pytest.mark.parametrize("kind", ["EPS", "GIF", "PDF"])
+@pytest.mark.parametrize("kind", ["EPS", "ICO", "PDF"])
 def test_other_kinds_of_files_under_an_images_name_are_refused(tmp_path, kind):
     """To decode EPS, Pillow would start Ghostscript."""
     Image.fromarray(COLOR).save(tmp_path / "a.png", format=kind)

@@ -84,12 +84,6 @@ def test_the_exif_orientation_is_applied(upscaled, orientation, transpose):
     assert out.getexif().get(0x0112, 1) == 1
 
 
-def test_a_16_bit_image_becomes_8_bit(upscaled):
-    out = upscaled(Image.fromarray(GRAY.astype(np.uint16) * 257))
-    assert out.mode == "L"
-    assert np.array_equal(np.asarray(out), np.asarray(upscaled(Image.fromarray(GRAY))))
-
-
 def test_a_folder_is_upscaled_file_by_file(command, argv, image_folder, tmp_path):
     outcome = command(*argv(image_folder))
     assert outcome.code == 0 and f"wrote 4 images to {tmp_path / 'out'} (" in outcome.out

@@ -8,17 +8,19 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from conftest import sample_image
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
 from common.errors import InputError
 from dataset import images
-from dataset.images import read_image
+from dataset.image_writer import Output, write_output
+from dataset.images import read_frames, read_image
 from tests.stress.fuzzing import bounded, cases, changed, changes
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL")  # pytest undoes the filter of dataset/images.py
+pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL")  # commands ignore them too
 COLOR = sample_image("astronaut.png", 11, 13)
 DEEP = COLOR.astype(np.uint16) * 257
 
@@ -54,6 +56,18 @@ def seeds() -> list[bytes]:
         (".tiff", DEEP[:, :, 0]),
     ):
         made.append(cv2.imencode(ending, np.ascontiguousarray(deep))[1].tobytes())
+    frames = {"save_all": True, "append_images": [Image.fromarray(255 - COLOR)], "duration": [100, 200]}
+    made += [saved(rgb, kind, **frames) for kind in ("GIF", "PNG", "WEBP", "TIFF")]
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif.get_ifd(0x8769)[0xA002] = 13
+    everything = {"exif": exif, "icc_profile": icc, "xmp": b'<r tiff:Orientation="6"/>', "dpi": (72, 72)}
+    made += [saved(rgb, kind, **everything) for kind in ("JPEG", "PNG", "WEBP")]
+    for pages in ([COLOR / np.float32(255)], [DEEP, DEEP[:5]], [COLOR[:, :, 0] / np.float32(255)]):
+        file = io.BytesIO()
+        with tifffile.TiffWriter(file) as tiff:
+            for page in pages:
+                tiff.write(page, contiguous=False, photometric="rgb" if page.ndim == 3 else "minisblack")
+        made.append(file.getvalue())
     return [*made, b"P2\n3 2\n255\n1 2 3 4 5 6\n", b"P5 3 2 65535\n" + bytes(range(12)), b"", b"\n"]
 
 
@@ -109,6 +123,7 @@ def few_pixels(tmp_path_factory):
 
 
 def check(path) -> None:
+    check_frames(path)
     try:
         decoded = read_image(path)
     except InputError as error:
@@ -119,7 +134,26 @@ def check(path) -> None:
     assert decoded.alpha is None or (decoded.alpha.dtype, decoded.alpha.shape) == (np.uint8, decoded.rgb.shape[:2])
 
 
-def test_what_is_not_changed_is_read():
+def check_frames(path) -> None:
+    """What is read can be written again in each format that holds it, metadata included."""
+    try:
+        decoded = read_frames(path)
+        for frame in decoded.frames:
+            assert frame.rgb.dtype in (np.uint8, np.uint16, np.float32) and frame.rgb.size <= 3 * images.MAX_PIXELS
+        durations = [frame.duration for frame in decoded.frames] if decoded.animated else []
+        for kind in ("png", "tif", "jpg", "webp") if decoded.frames[0].rgb.size < 10_000 else ():
+            output = Output([frame.rgb for frame in decoded.frames], decoded.metadata, durations, decoded.loop)
+            try:
+                output.fit(kind)
+            except InputError:
+                continue
+            write_output(path.with_name(f"out.{kind}"), output)
+    except InputError as error:
+        assert "\n" not in str(error)
+
+
+def test_what_is_not_changed_is_read(few_pixels):
     for seed in SEEDS[:-2]:
-        with io.BytesIO(seed) as file, Image.open(file) as image:
-            assert {13, 11} >= set(image.size) or image.size == (3, 2)
+        (few_pixels / "seed.png").write_bytes(seed)
+        for frame in read_frames(few_pixels / "seed.png").frames:
+            assert frame.rgb.shape[:2] in {(11, 13), (13, 11), (5, 13), (2, 3)}

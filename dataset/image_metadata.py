@@ -1,0 +1,109 @@
+"""What an image file holds beside its pixels: ICC profile, EXIF, XMP, resolution; and how they fit the upscaled image."""
+
+from __future__ import annotations
+
+import math
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, TiffImagePlugin
+
+EXIF_IFD, GPS_IFD, ORIENTATION, XMP_TAG, ICC_TAG = 0x8769, 0x8825, 0x0112, 700, 34675
+SIZE_TAGS, EXIF_SIZE_TAGS = (0x0100, 0x0101), (0xA002, 0xA003)  # width, height
+RESOLUTION_TAGS = (282, 283, 296)
+# of the TIFF tags that `getexif` returns too: layout of the pixels, and what would be wrong for others
+LAYOUT_TAGS = {254, 255, 256, 257, 258, 259, 262, 263, 266, 273, 277, 278, 279, 284, 290, 291, 297, 301, 317, 318, 319}
+LAYOUT_TAGS |= {320, *range(321, 326), 330, *range(332, 337), 338, 339, 340, 341, 347, *range(512, 522), 529, 530, 532}
+LAYOUT_TAGS |= {XMP_TAG, ICC_TAG, 34377, *RESOLUTION_TAGS}
+
+
+@dataclass(frozen=True)
+class ImageMetadata:
+    """`icc`: profile. `exif`: without layout tags and thumbnail, or None. `xmp`: packet. `dpi`: horizontal, vertical."""
+
+    icc: bytes | None = None
+    exif: Image.Exif | None = None
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
+
+    def exif_for(self, width: int, height: int) -> Image.Exif:
+        """The EXIF data of an upright image of this size: orientation 1, and the size where it was given."""
+        exif = Image.Exif()
+        if self.exif:
+            exif.load(self.exif.tobytes())
+            if ORIENTATION in exif:
+                exif[ORIENTATION] = 1
+            details = exif.get_ifd(EXIF_IFD)
+            for tag, value in zip(EXIF_SIZE_TAGS, (width, height), strict=True):
+                if tag in details:
+                    details[tag] = value
+            if details:
+                exif[EXIF_IFD] = details
+        return exif
+
+    def xmp_for(self, width: int, height: int) -> bytes | None:
+        """The XMP packet of an upright image of this size."""
+        if self.xmp is None:
+            return None
+        xmp = self.xmp
+        names = {b"tiff:Orientation": 1, b"tiff:ImageWidth": width, b"tiff:ImageLength": height}
+        for name, value in {**names, b"exif:PixelXDimension": width, b"exif:PixelYDimension": height}.items():
+            xmp = re.sub(name + rb"(=[\"']|>)\s*\d+", lambda found: name + found[1] + b"%d" % value, xmp)  # noqa: B023
+        return xmp
+
+
+def read_metadata(source: Image.Image | Path) -> ImageMetadata:
+    """The metadata of an opened image, or of a TIFF file that Pillow cannot open. What is damaged is left out."""
+    if isinstance(source, Path):
+        return _read_tiff_tags(source)
+    info, exif = source.info, None
+    with suppress(Exception):  # on damaged data it raises almost anything
+        exif = _clean(source.getexif())
+    xmp = info.get("xmp") or info.get("XML:com.adobe.xmp")
+    dpi = info.get("dpi")
+    if isinstance(source, TiffImagePlugin.TiffImageFile):
+        xmp = source.tag_v2.get(XMP_TAG)
+        dpi = dpi if 282 in source.tag_v2 else None  # Pillow says 1
+    icc = info.get("icc_profile")
+    return ImageMetadata(icc if isinstance(icc, bytes) and icc else None, exif, _as_bytes(xmp), _dpi(dpi))
+
+
+def _read_tiff_tags(path: Path) -> ImageMetadata:
+    with path.open("rb") as file:
+        head = file.read(8)
+        tags = TiffImagePlugin.ImageFileDirectory_v2(head + file.read(8) if head[2] == 43 else head)
+        file.seek(tags.next)
+        tags.load(file)
+    exif = Image.Exif()
+    for tag in set(tags) - LAYOUT_TAGS - {EXIF_IFD, GPS_IFD}:
+        with suppress(Exception):
+            exif[tag] = tags[tag]
+    unit = {2: 1, 3: 2.54}.get(tags.get(296, 2))
+    dpi = (
+        _dpi([float(tags[tag]) * unit for tag in RESOLUTION_TAGS[:2]]) if unit and 282 in tags and 283 in tags else None
+    )
+    return ImageMetadata(_as_bytes(tags.get(ICC_TAG)), _clean(exif), _as_bytes(tags.get(XMP_TAG)), dpi)
+
+
+def _clean(source: Image.Exif) -> Image.Exif | None:
+    exif = Image.Exif()
+    exif.load(source.tobytes())
+    for tag in LAYOUT_TAGS & set(exif):
+        del exif[tag]
+    return exif if len(exif) else None
+
+
+def _as_bytes(value: object) -> bytes | None:
+    if isinstance(value, str):
+        return value.encode()
+    return value if isinstance(value, bytes) and value else None
+
+
+def _dpi(value: object) -> tuple[float, float] | None:
+    with suppress(TypeError, ValueError, ZeroDivisionError):
+        horizontal, vertical = map(float, value)  # type: ignore[call-overload]
+        if 0 < horizontal < math.inf and 0 < vertical < math.inf:
+            return horizontal, vertical
+    return None
