@@ -88,14 +88,16 @@ def make_baseline_step(batch: int, patch: int, workers: int, device: torch.devic
     return step
 
 
-def make_solver(folder: Path, batch: int, patch: int, precision: str, device: torch.device) -> Solver:
-    """The solver as `train.py` builds it from these flags."""
+def make_solver(
+    folder: Path, batch: int, patch: int, precision: str, device: torch.device, flags: tuple[str, ...] = ()
+) -> Solver:
+    """The solver as `train.py` builds it from these flags, and from `flags`."""
     path = folder / "train.h5"
     if not path.exists():
         write_synthetic(path, synthetic_training_set(*TRAINING_SET))
     where = ["--train_data_path", str(path), "--val_data_dir", str(folder / "none"), "--ckpt_dir", str(folder / "run")]
     how = ["--device", device.type, "--precision", precision, "--init", "identity"]
-    argv = [*where, *how, "--batch_size", str(batch), "--patch_size", str(patch)]
+    argv = [*where, *how, "--batch_size", str(batch), "--patch_size", str(patch), *flags]
     return Solver(parse_flags(argv), DistributedContext(pick_device(device.type)))
 
 
