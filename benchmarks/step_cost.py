@@ -73,7 +73,8 @@ def fake_cuda() -> Iterator[None]:
 def fake_batch(batch: int, side: int, scale: int) -> Batch:
     """A batch in channels_last, for use in `fake_cuda`."""
     lr, hr = torch.rand(batch, 3, side, side), torch.rand(batch, 3, scale * side, scale * side)
-    return Batch(*(each.contiguous(memory_format=torch.channels_last) for each in (lr, hr)), scale)
+    lr, hr = (each.contiguous(memory_format=torch.channels_last) for each in (lr, hr))
+    return Batch(lr=lr, hr=hr, scale=scale)
 
 
 def make_fake(solver: Solver, batch: Batch) -> None:
