@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.step_cost import count_launches, fake_cuda, saved_bytes
 
-MAX_LAUNCHES = {("fp32", "adam"): 350, ("fp32", "muon"): 500, ("bf16", "adam"): 450, ("bf16", "muon"): 600}
+MAX_LAUNCHES = {("fp32", "adam"): 360, ("fp32", "muon"): 500, ("bf16", "adam"): 455, ("bf16", "muon"): 595}
 
 
 def test_a_read_on_the_host_would_raise():
@@ -28,7 +28,7 @@ def test_a_read_on_the_host_would_raise():
 def test_a_training_step_reads_nothing_on_the_host_and_launches_few_kernels(precision, optimizer):
     flags = ("--optimizer", optimizer, "--ema", "0.99", "--lr_schedule", "cosine", "--warmup", "3")
     launches = count_launches(precision, flags)
-    assert launches["aten::convolution"] == 46 and launches["aten::convolution_backward"] in (91, 92)
+    assert launches["aten::convolution"] == 46 and launches["aten::convolution_backward"] == 92
     assert sum(launches.values()) <= MAX_LAUNCHES[precision, optimizer], launches
 
 
