@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 TORCH ?= torch
 
-.PHONY: demo paper test fuzz oldest lint train-x2 train-x3 train-x4
+.PHONY: demo paper test fuzz oldest lint gpu train-x2 train-x3 train-x4
 
 demo: .venv/installed
 	$(RUN) -m dataset.demo --scales 2
@@ -31,6 +31,14 @@ lint: .venv/ready
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+# On a borrowed GPU, with the Python at hand and without pip or a network: tests, benchmarks, then training of x2, x3 and x4
+# in what is left of the minutes. Results are copied to $OUT as they come. make gpu IMAGES=FOLDER MINUTES=M [TEACHERS=FOLDER]
+GPU_FLAGS ?=
+gpu:
+	@test -n "$(IMAGES)" -a -n "$(MINUTES)" || { echo "error: make gpu IMAGES=FOLDER MINUTES=M" >&2; exit 2; }
+	$(PYTHON) -m benchmarks.gpu_session --images "$(IMAGES)" --minutes "$(MINUTES)" \
+		$(if $(TEACHERS),--teachers "$(TEACHERS)") $(GPU_FLAGS)
 
 # Weights from a folder of photographs, as the pretrained weights were made (docs/training.md): make train-x2 IMAGES=FOLDER, with
 # EXTRA=FOLDER for more photographs and TEACHERS=FOLDER for distillation from the weights of RLFN and BSRN in that folder.

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from common import SCALES
-from common.device import compile_module
+from common.device import check_precision, compile_module
 from common.errors import InputError
 from common.files import make_dir
 from common.malloc import tune_malloc
@@ -57,6 +57,7 @@ class Solver:
         self.device = self.context.device
         if self.device.type == "cpu":
             tune_malloc()
+        check_precision(self.device, args.precision)
         if args.batch_size < self.context.world_size:
             raise InputError(
                 f"--batch_size {args.batch_size} is the whole batch: too small for {self.context.world_size} processes"

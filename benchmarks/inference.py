@@ -18,16 +18,16 @@ from torch import nn
 
 from benchmarks.json_output import write_json
 from benchmarks.synthetic import synthetic_images
-from benchmarks.timing import SubprocessJob, device_name, time_interleaved
+from benchmarks.timing import SubprocessJob, device_name, min_seconds, time_interleaved
 from common.cli import CliParser, positive_int
-from common.device import pick_device
+from common.device import full_fp32, pick_device
 from common.errors import InputError, run_cli
 from common.progress import progress
 from common.tables import Table, to_markdown
 from evaluation.complexity import count_cfsrcnn
 from evaluation.paper import paper_results
 from inference.backends import RUNTIMES, usable_backends
-from inference.upscaler import PRECISIONS, NetworkUpscaler, no_tf32, to_uint8
+from inference.upscaler import PRECISIONS, NetworkUpscaler, to_uint8
 from model.cfsrcnn import CFSRCNN
 from model.init import init_weights
 
@@ -59,7 +59,7 @@ class Baseline:
     @torch.inference_mode()
     def __call__(self, lr: np.ndarray) -> np.ndarray:
         x = torch.from_numpy(lr.transpose(2, 0, 1)[None] / np.float32(255)).to(self.device)
-        with no_tf32():
+        with full_fp32():
             return to_uint8(self.net(x)[0].permute(1, 2, 0).cpu().numpy())
 
 
@@ -79,7 +79,9 @@ def compare(scale: int, device: torch.device, configs: dict[str, Config], rounds
     bare = {precision: bare_convolution(side, device, PRECISIONS[precision]) for precision, _ in configs.values()}
     bare_jobs = {f"convolution {precision}": job for precision, (job, _) in bare.items()}
     with SubprocessJob(make_baseline, scale, device, lr) as baseline:
-        seconds = time_interleaved({"baseline": baseline, **jobs, **bare_jobs}, rounds, f"x{scale}")
+        seconds = time_interleaved(
+            {"baseline": baseline, **jobs, **bare_jobs}, rounds, f"x{scale}", min_seconds(device)
+        )
     macs = count_cfsrcnn(scale).scaled(side * side).macs
     rows = {}
     for name in ("baseline", *jobs):
@@ -112,7 +114,7 @@ def bare_convolution(side: int, device: torch.device, dtype: torch.dtype) -> tup
 
     @torch.inference_mode()
     def run() -> None:
-        with no_tf32():
+        with full_fp32():
             for _ in range(20):
                 conv(x)
 
@@ -123,7 +125,8 @@ def by_size(scale: int, sides: Iterable[int], device: torch.device, precision: s
     """Seconds for square LR images of each side."""
     upscale = NetworkUpscaler(make_net(scale), scale, device, precision)
     jobs: dict[str, Job] = {str(side): partial(upscale, *synthetic_images(1, side, side)) for side in sides}
-    return {int(side): each for side, each in time_interleaved(jobs, rounds, f"sizes at x{scale}").items()}
+    timed = time_interleaved(jobs, rounds, f"sizes at x{scale}", min_seconds(device))
+    return {int(side): each for side, each in timed.items()}
 
 
 def main() -> None:

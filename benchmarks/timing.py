@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import time
 from collections.abc import Callable
@@ -13,18 +14,39 @@ import torch
 from common.progress import progress
 
 
-def time_interleaved(jobs: dict[str, Callable[[], object]], rounds: int, desc: str) -> dict[str, float]:
-    """Runs each job once to warm up, then all in turn `rounds` times; returns the median seconds of each."""
+def time_interleaved(
+    jobs: dict[str, Callable[[], object]], rounds: int, desc: str, min_seconds: float = 0.0
+) -> dict[str, float]:
+    """Runs each job once to warm up, then all in turn `rounds` times; returns the median seconds of each.
+
+    `min_seconds`: a job that takes less is repeated within each timing until it takes so long. On a GPU a single short job
+    measures how long its kernels take to start.
+    """
+    for job in jobs.values():
+        job()
+    repeats = dict.fromkeys(jobs, 1)
+    if min_seconds:
+        repeats = {name: math.ceil(min_seconds / max(_seconds(job, 1), 1e-6)) for name, job in jobs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    for number in progress(range(rounds + 1), desc=desc, unit="round"):
+    for _ in progress(range(rounds), desc=desc, unit="round"):
         for name, job in jobs.items():
-            synchronize()
-            start = time.perf_counter()
-            job()
-            synchronize()
-            if number:  # the first round warms up
-                seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(_seconds(job, repeats[name]))
     return {name: median(each) for name, each in seconds.items()}
+
+
+def _seconds(job: Callable[[], object], repeats: int) -> float:
+    """Seconds of one of `repeats` runs in a row."""
+    synchronize()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        job()
+    synchronize()
+    return (time.perf_counter() - start) / repeats
+
+
+def min_seconds(device: torch.device) -> float:
+    """How long a timing should take at least on `device`."""
+    return 0.2 if device.type == "cuda" else 0.0
 
 
 class SubprocessJob:

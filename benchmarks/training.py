@@ -20,22 +20,25 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.json_output import write_json
 from benchmarks.synthetic import synthetic_training_set, write_synthetic
-from benchmarks.timing import SubprocessJob, device_name, time_interleaved
+from benchmarks.timing import SubprocessJob, device_name, min_seconds, time_interleaved
 from common.cli import CliParser, positive_int
 from common.device import pick_device
 from common.errors import run_cli
 from common.tables import Table, to_markdown
 from dataset.hdf5 import TrainingImages
 from dataset.patches import PatchSampler
+from evaluation.complexity import count_cfsrcnn
 from model import create_model
 from model.init import init_weights
-from solver import Solver
+from solver import OPTIMIZERS, Solver
 from train import parse_flags
 from training.distributed import DistributedContext
 
 STEPS = ((8, 24), (16, 32))  # patches, side of an LR patch; at x2
+GPU_STEPS = (*STEPS, (64, 77))  # the last as the paper trains
 SAMPLER = (64, 77)  # as the paper trains
 TRAINING_SET = 64, 160, 240  # images of so many LR pixels
+CONVOLUTION = "bf16 convolutions alone"  # with as many MACs: what a step could take at best
 Job = Callable[[], object]
 
 
@@ -88,41 +91,86 @@ def make_baseline_step(batch: int, patch: int, workers: int, device: torch.devic
     return step
 
 
-def make_solver(folder: Path, batch: int, patch: int, precision: str, device: torch.device) -> Solver:
-    """The solver as `train.py` builds it from these flags."""
+def make_solver(
+    folder: Path, batch: int, patch: int, precision: str, device: torch.device, flags: tuple[str, ...] = ()
+) -> Solver:
+    """The solver as `train.py` builds it from these flags, and from `flags`."""
     path = folder / "train.h5"
     if not path.exists():
         write_synthetic(path, synthetic_training_set(*TRAINING_SET))
     where = ["--train_data_path", str(path), "--val_data_dir", str(folder / "none"), "--ckpt_dir", str(folder / "run")]
     how = ["--device", device.type, "--precision", precision, "--init", "identity"]
-    argv = [*where, *how, "--batch_size", str(batch), "--patch_size", str(patch)]
+    argv = [*where, *how, "--batch_size", str(batch), "--patch_size", str(patch), *flags]
     return Solver(parse_flags(argv), DistributedContext(pick_device(device.type)))
 
 
+def optimized(precisions: list[str], optimizers: list[str], compile: bool) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """The precision and the further flags of each optimized row, by its name."""
+    found: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for precision in precisions:
+        for optimizer in optimizers:
+            name = precision if optimizer == "adam" else f"{precision}, {optimizer}"
+            found[name] = precision, ("--optimizer", optimizer)
+            if compile:
+                found[f"{name}, compiled"] = precision, ("--optimizer", optimizer, "--compile")
+    return found
+
+
 def compare_steps(
-    folder: Path, device: torch.device, precisions: list[str], rounds: int
-) -> dict[str, dict[str, float]]:
-    """Seconds of a step by batch size: baseline with 0 and 4 workers, and optimized in each precision."""
-    found = {}
-    for batch, patch in STEPS:
-        optimized = {name: make_solver(folder, batch, patch, name, device).train_step for name in precisions}
+    folder: Path, device: torch.device, configs: dict[str, tuple[str, tuple[str, ...]]], rounds: int
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """By batch size: seconds of a step, baseline with 0 and 4 workers and each of `configs`; on CUDA also peak memory in GB."""
+    found, memory = {}, {}
+    for batch, patch in GPU_STEPS if device.type == "cuda" else STEPS:
+        solvers = {
+            name: make_solver(folder, batch, patch, precision, device, flags)
+            for name, (precision, flags) in configs.items()
+        }
         size = f"{batch} x {patch}x{patch}"
+        steps: dict[str, Job] = {name: solver.train_step for name, solver in solvers.items()}
+        convolution = {CONVOLUTION: bare_convolution(batch, patch, device)}
         make = partial(SubprocessJob, make_baseline_step, batch, patch)
         with make(0, device) as alone, make(4, device) as helped:
-            jobs: dict[str, Job] = {"baseline, 0 workers": alone, "baseline, 4 workers": helped, **optimized}
-            found[size] = time_interleaved(jobs, rounds, size)
-    return found
+            jobs: dict[str, Job] = {"baseline, 0 workers": alone, "baseline, 4 workers": helped, **steps, **convolution}
+            found[size] = time_interleaved(jobs, rounds, size, min_seconds(device))
+        if device.type == "cuda":
+            memory[size] = {name: peak_memory(step, device) for name, step in steps.items()}
+    return found, memory
+
+
+def bare_convolution(batch: int, patch: int, device: torch.device) -> Job:
+    """A bf16 convolution 64 -> 64 at LR size with as many MACs as a step, of which the backward pass counts as two."""
+    conv = nn.Conv2d(64, 64, 3, padding=1, bias=False).to(device, torch.bfloat16).to(memory_format=torch.channels_last)
+    x = torch.rand(batch, 64, patch, patch, device=device).bfloat16().contiguous(memory_format=torch.channels_last)
+    repeats = round(3 * count_cfsrcnn(2).scaled(patch**2).macs / (64 * 64 * 9 * patch**2))
+
+    @torch.inference_mode()
+    def run() -> None:
+        for _ in range(repeats):
+            conv(x)
+
+    return run
+
+
+def peak_memory(step: Job, device: torch.device) -> float:
+    """GB allocated at most during a step on a CUDA device, by PyTorch."""
+    torch.cuda.reset_peak_memory_stats(device)
+    step()
+    return torch.cuda.max_memory_allocated(device) / 1e9
 
 
 def compare_samplers(device: torch.device, rounds: int) -> dict[str, float]:
     """Seconds of a batch of the paper's size: cropped in Python, and optimized."""
     batch, patch = SAMPLER
     cropped = baseline_batches(batch, patch, 0)
-    optimized = PatchSampler(
+    sampler = PatchSampler(
         synthetic_training_set(*TRAINING_SET), patch, batch, 0, device, on_device=device.type == "cuda"
     )
     return time_interleaved(
-        {"cropped in Python": partial(next, cropped), "optimized": partial(next, optimized)}, 4 * rounds, "batches"
+        {"cropped in Python": partial(next, cropped), "optimized": partial(next, sampler)},
+        4 * rounds,
+        "batches",
+        min_seconds(device),
     )
 
 
@@ -145,7 +193,7 @@ def parts_of_a_step(folder: Path, device: torch.device, precision: str, rounds: 
         "clip and optimizer": lambda: (nn.utils.clip_grad_norm_(solver.parameters, 10), solver.optimizer.step()),
         "whole step": solver.train_step,
     }
-    return time_interleaved(jobs, rounds, f"parts, {precision}")
+    return time_interleaved(jobs, rounds, f"parts, {precision}", min_seconds(device))
 
 
 def main() -> None:
@@ -156,36 +204,37 @@ def main() -> None:
     parser.add_argument(
         "--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"], help="of the optimized steps"
     )
+    parser.add_argument("--optimizers", nargs="+", choices=tuple(OPTIMIZERS), help="default: adam; on a GPU all")
+    parser.add_argument("--compile", action="store_true", help="rows with --compile as well; on a GPU always")
     parser.add_argument("--quick", action="store_true", help="a first look: two rounds, nothing written")
     args = parser.parse_args()
     device, rounds = pick_device(args.device), 2 if args.quick else args.rounds
+    gpu = device.type == "cuda"
+    optimizers = args.optimizers or (list(OPTIMIZERS) if gpu else ["adam"])
+    configs = optimized(args.precisions, optimizers, args.compile or gpu)
 
     with tempfile.TemporaryDirectory() as folder:
-        steps = compare_steps(Path(folder), device, args.precisions, rounds)
+        steps, memory = compare_steps(Path(folder), device, configs, rounds)
         parts = {name: parts_of_a_step(Path(folder), device, name, rounds) for name in args.precisions}
     samplers = compare_samplers(device, rounds)
-    for table in tables(steps, samplers, parts, device):
+    for table in tables(steps, memory, samplers, parts, device):
         print(to_markdown(table), end="\n\n")
     if args.quick:
         print("--quick: nothing written")
         return
     content = {"device": device_name(device), "steps": steps, "sampler": samplers, "parts": parts}
+    content |= {"peak_memory_gb": memory} if memory else {}
     write_json(args.out, content)
 
 
 def tables(
     steps: dict[str, dict[str, float]],
+    memory: dict[str, dict[str, float]],
     samplers: dict[str, float],
     parts: dict[str, dict[str, float]],
     device: torch.device,
 ) -> list[Table]:
     """The measurements as tables."""
-    rows = [
-        [size, name, f"{1 / each:.2f}", f"{max(seconds['baseline, 0 workers'], 1e-9) / each:.2f}"]
-        for size, seconds in steps.items()
-        for name, each in seconds.items()
-    ]
-    head = [(name, "") for name in ("batch at x2", "what", "steps/s", "speedup over baseline, 0 workers")]
     batch, patch = SAMPLER
     sampled = [
         [name, f"{each * 1e3:.2f}", f"{samplers['cropped in Python'] / each:.2f}"] for name, each in samplers.items()
@@ -197,7 +246,7 @@ def tables(
     ]
     count, side = STEPS[-1]
     return [
-        Table("training", f"Training steps, {device_name(device)}", head, rows, len(rows), []),
+        steps_table(steps, memory, device),
         Table(
             "sampler",
             f"A batch of {batch} LR patches of {patch}x{patch} at x2",
@@ -215,6 +264,31 @@ def tables(
             [],
         ),
     ]
+
+
+def steps_table(steps: dict[str, dict[str, float]], memory: dict[str, dict[str, float]], device: torch.device) -> Table:
+    """Steps per second by batch size and configuration, against the baseline and against convolutions alone."""
+    rows = [
+        [
+            size,
+            name,
+            f"{1 / each:.2f}",
+            f"{max(seconds['baseline, 0 workers'], 1e-9) / each:.2f}",
+            f"{seconds[CONVOLUTION] / each:.0%}",
+            f"{memory[size][name]:.2f}" if name in memory.get(size, {}) else "-",
+        ]
+        for size, seconds in steps.items()
+        for name, each in seconds.items()
+    ]
+    columns = {
+        "batch at x2": "",
+        "what": "",
+        "steps/s": "",
+        "speedup": "over baseline, 0 workers",
+        "fraction": "of the rate of bf16 convolutions",
+        "peak memory": "GB",
+    }
+    return Table("training", f"Training steps, {device_name(device)}", list(columns.items()), rows, len(rows), [])
 
 
 if __name__ == "__main__":

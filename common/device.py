@@ -1,4 +1,4 @@
-"""What this machine offers: devices, the fastest precision, free memory, optional packages, a compiler."""
+"""What this machine offers: devices, precisions, free memory, optional packages, a compiler."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import importlib
 import importlib.util
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar, cast
@@ -15,6 +17,7 @@ import torch
 
 from common.errors import InputError
 
+BF16_CAPABILITY = (8, 0)  # Ampere: the first compute capability with bf16 tensor cores
 Function = TypeVar("Function", bound=Callable)
 
 ASSUMED_MEMORY = 8 << 30
@@ -55,6 +58,69 @@ def preferred_precision(device: torch.device) -> str:
     except OSError:  # not Linux
         return "fp32"
     return "bf16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "fp32"
+
+
+def check_precision(device: torch.device, precision: str) -> None:
+    """`InputError` for "bf16" on a CUDA device below compute capability 8.0, which emulates it at a fraction of the speed."""
+    if device.type != "cuda" or precision != "bf16":
+        return
+    capability = torch.cuda.get_device_capability(device)
+    if capability < BF16_CAPABILITY:
+        raise InputError(
+            f"--precision bf16: {torch.cuda.get_device_name(device)} has compute capability {capability[0]}.{capability[1]} "
+            "and only emulates bf16, slowly; use --precision fp32, or fp16 to upscale images"
+        )
+
+
+class _TF32Settings:
+    """cuDNN's TF32 settings, process-wide. PyTorch 2.9 replaced `allow_tf32` by `fp32_precision`, and reading the old one
+    raises `RuntimeError` once the new one disagrees with it. Both are kept in step here, since TorchInductor reads the old."""
+
+    def __init__(self) -> None:
+        cudnn = torch.backends.cudnn
+        self.operators = [cudnn.conv, cudnn.rnn] if hasattr(cudnn, "conv") else []  # type: ignore[attr-defined]
+        self.precisions = [operator.fp32_precision for operator in self.operators]
+        try:
+            self.allow_tf32: bool | None = cudnn.allow_tf32
+        except RuntimeError:  # the caller has used the new setting alone
+            self.allow_tf32 = None
+
+    def disable(self) -> None:
+        """Sets IEEE float32."""
+        if self.allow_tf32 is not None:
+            torch.backends.cudnn.allow_tf32 = False
+        for operator in self.operators:
+            operator.fp32_precision = "ieee"
+
+    def restore(self) -> None:
+        """Sets what was found at construction."""
+        if self.allow_tf32 is not None:
+            torch.backends.cudnn.allow_tf32 = self.allow_tf32
+        for operator, precision in zip(self.operators, self.precisions, strict=True):
+            operator.fp32_precision = precision
+
+
+_full_fp32_lock = threading.Lock()
+_full_fp32_users: list[_TF32Settings] = []  # one for each `full_fp32` block that is entered; the first is restored
+
+
+@contextmanager
+def full_fp32() -> Iterator[None]:
+    """Computes float32 convolutions on CUDA without TF32, which would round to 10-bit mantissas: docs/measuring.md, section 5.
+
+    The setting is process-wide. Blocks may be nested and may overlap in several threads: the first to be entered changes it,
+    the last to be left restores it.
+    """
+    with _full_fp32_lock:
+        _full_fp32_users.append(_full_fp32_users[0] if _full_fp32_users else _TF32Settings())
+        _full_fp32_users[0].disable()
+    try:
+        yield
+    finally:
+        with _full_fp32_lock:
+            settings = _full_fp32_users.pop()
+            if not _full_fp32_users:
+                settings.restore()
 
 
 def available_memory(device: torch.device | None = None) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.device import compile_module, import_optional, is_installed, preferred_precision
+from common.device import check_precision, compile_module, import_optional, is_installed, preferred_precision
 from common.errors import InputError, summarize_exception
 from model.export import to_onnx
 
@@ -98,8 +98,10 @@ def start_backend(
     """The backend's name and the module that runs `net`: `net` itself for "torch", or a wrapper. `compile`: TorchInductor.
 
     "auto" takes the first of `usable_backends` that can run the network. Raises `InputError` if the named one cannot: it is
-    not installed, the device is no CPU, it does not support the precision, or the network cannot be exported.
+    not installed, the device is no CPU, it does not support the precision, or the network cannot be exported; and for bf16 on
+    a GPU that emulates it.
     """
+    check_precision(device, precision)
     if compile:
         if name != "torch":
             raise InputError(f"--compile needs --backend torch: leave out --compile, or --backend {name}")

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.device import full_fp32
 from common.errors import InputError
 from common.malloc import tune_malloc
 from dataset.imresize import resize
@@ -153,7 +153,7 @@ class NetworkUpscaler:
         with (
             torch.inference_mode(),
             torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32"),
-            no_tf32(),
+            full_fp32(),
         ):
             for rows, columns, sr in self._tiler.run(x):
                 low, high = torch.stack(sr.aminmax()).tolist()  # one GPU synchronization for both
@@ -167,17 +167,6 @@ class NetworkUpscaler:
         """HxWx3 -> 1x3xHxW on the device, channels_last: uint8, or float32 in [0, 1] for the other types."""
         lr = lr.astype(np.float32) / np.float32(65535) if lr.dtype == np.uint16 else np.array(lr)
         return torch.from_numpy(lr).to(self.device).permute(2, 0, 1)[None]
-
-
-@contextmanager
-def no_tf32() -> Iterator[None]:
-    """Disables TF32 in cuDNN, which would compute fp32 convolutions with 10-bit mantissas: docs/measuring.md, section 5."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
 
 
 def _dihedral(image: np.ndarray, number: int) -> np.ndarray:

@@ -23,7 +23,6 @@ from common.errors import InputError, run_cli, summarize_exception
 from common.files import atomic_write
 from model.cfsrcnn import CU, FEB
 from model.checkpoint import infer_scale, load_model
-from model.ops import MeanShift
 
 STAGES = {"forward": (["lr"], ["sr"]), "extract": (["lr"], ["deep", "first"]), "refine": (["deep", "first"], ["sr"])}
 
@@ -38,20 +37,6 @@ class _Stage(nn.Module):
     def forward(self, *maps: Tensor) -> Tensor | tuple[Tensor, ...]:
         rest = () if self.stage == "extract" else (self.scale,)
         return (self.net if self.stage == "forward" else getattr(self.net, self.stage))(*maps, *rest)
-
-
-class _Shift(nn.Module):
-    """A mean shift computed as an addition instead of a convolution, with the same values."""
-
-    shift: Tensor
-
-    def __init__(self, shifter: nn.Conv2d):
-        super().__init__()
-        assert shifter.bias is not None
-        self.register_buffer("shift", shifter.bias.detach().view(1, -1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.shift
 
 
 class _SplitConcatFEB(nn.Module):
@@ -81,7 +66,7 @@ def to_onnx(net: nn.Module, scale: int, stage: str = "forward") -> bytes:
     """
     for package in ("onnx", "onnxscript"):
         import_optional(package, "the export to ONNX")
-    net = _split_concat_convs(_mean_shift_to_add(copy.deepcopy(net).cpu().float().eval()))
+    net = _split_concat_convs(copy.deepcopy(net).cpu().float().eval())
     inputs: tuple[Tensor, ...] = (torch.zeros(2, 3, 20, 24),)
     names = STAGES[stage]
     sizes = {0: Dim("batch"), 2: Dim("height"), 3: Dim("width")}
@@ -107,17 +92,6 @@ def to_onnx(net: nn.Module, scale: int, stage: str = "forward") -> bytes:
     if not all(dim.dim_param for dim in sizes_out):
         raise InputError("this network cannot become an ONNX graph for images of any size (its output has a fixed one)")
     return _strip_metadata(program.model_proto).SerializeToString()
-
-
-def _mean_shift_to_add(net: nn.Module) -> nn.Module:
-    """Replaces each pure mean shift by an addition, in place. The first cannot be folded into the next convolution, whose
-    zero padding stands for the mean and not for black.
-    """
-    for parent in list(net.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, MeanShift) and torch.equal(child.shifter.weight[..., 0, 0], torch.eye(3)):
-                setattr(parent, name, _Shift(child.shifter))
-    return net
 
 
 def _split_concat_convs(net: nn.Module) -> nn.Module:

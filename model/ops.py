@@ -54,7 +54,12 @@ class FP32Conv2d(nn.Conv2d):
 
 
 class MeanShift(nn.Module):
-    """Subtracts (`sub=True`) or adds an RGB mean with a frozen 1x1 convolution, NxCxHxW -> NxCxHxW."""
+    """Subtracts (`sub=True`) or adds an RGB mean, NxCxHxW -> NxCxHxW, in the precision of its parameters.
+
+    The parameters are those of the authors' frozen 1x1 convolution, so that weight files keep their keys. Its kernel is the
+    identity, so it is computed as an addition, which a GPU does faster; loaded weights with another kernel, such as a
+    division by a standard deviation, are applied as the convolution. A test checks that both give the same result.
+    """
 
     def __init__(self, mean_rgb: tuple[float, float, float] = DIV2K_MEAN, sub: bool = True):
         super().__init__()
@@ -62,9 +67,41 @@ class MeanShift(nn.Module):
         self.shifter.weight = nn.Parameter(torch.eye(3).view(3, 3, 1, 1))
         self.shifter.bias = nn.Parameter(torch.tensor(mean_rgb) * (-1.0 if sub else 1.0))
         self.requires_grad_(False)
+        self.only_shifts = True
+        self.register_load_state_dict_post_hook(_note_kernel)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.shifter(x)
+        bias = self.shifter.bias
+        if bias is None or not self.only_shifts:
+            return self.shifter(x)
+        return x.to(bias.dtype) + bias.view(1, -1, 1, 1)
+
+
+def _note_kernel(shift: nn.Module, _incompatible_keys: object) -> None:
+    """Notes after loading, once, whether the kernel is the identity: a check at each call would synchronize a GPU."""
+    assert isinstance(shift, MeanShift)
+    kernel = shift.shifter.weight.detach()[..., 0, 0]
+    shift.only_shifts = torch.equal(kernel, torch.eye(3, dtype=kernel.dtype, device=kernel.device))
+
+
+def nhwc_pixel_shuffle(x: Tensor, factor: int) -> Tensor:
+    """`nn.PixelShuffle(factor)` of Nx(C*factor^2)xHxW for maps in channels_last, whose result is channels_last too.
+
+    On CUDA PyTorch's own, which has no kernel there, returns NCHW, and all that follows loses the layout.
+    """
+    n, channels, height, width = x.shape
+    x = x.permute(0, 2, 3, 1).view(n, height, width, channels // factor**2, factor, factor)
+    x = x.permute(0, 1, 4, 2, 5, 3)  # N x H x factor x W x factor x C
+    return x.reshape(n, height * factor, width * factor, channels // factor**2).permute(0, 3, 1, 2)
+
+
+class PixelShuffle(nn.PixelShuffle):
+    """`nn.PixelShuffle` that keeps channels_last on CUDA. Two equivalent implementations; a test compares them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cuda" and x.is_contiguous(memory_format=torch.channels_last):
+            return nhwc_pixel_shuffle(x, self.upscale_factor)
+        return super().forward(x)
 
 
 class _SubPixel(nn.Module):
@@ -76,7 +113,7 @@ class _SubPixel(nn.Module):
         self.body = nn.Sequential()
         for _ in range(round(math.log(scale, step))):
             self.body.append(nn.Conv2d(channels, step * step * channels, 3, padding=1, groups=group))
-            self.body.append(nn.PixelShuffle(step))
+            self.body.append(PixelShuffle(step))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x)

@@ -81,6 +81,18 @@ def test_the_baseline_is_the_same_network():
     assert abs(baseline(lr).astype(int) - optimized(lr)).max() <= 1
 
 
+def test_a_short_job_is_repeated_within_a_timing():
+    calls = []
+    seconds = time_interleaved({"a": lambda: calls.append(1)}, 1, "turns", min_seconds=1e-3)
+    assert len(calls) > 20 and seconds["a"] < 1e-3
+
+
+def test_the_training_benchmark_has_rows_for_muon_and_compile():
+    rows = training.optimized(["bf16"], ["adam", "muon"], compile=True)
+    assert list(rows) == ["bf16", "bf16, compiled", "bf16, muon", "bf16, muon, compiled"]
+    assert rows["bf16, muon, compiled"] == ("bf16", ("--optimizer", "muon", "--compile"))
+
+
 def test_the_training_benchmark_compares_steps_samplers_and_parts(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(training, "STEPS", ((2, 8),))
     monkeypatch.setattr(training, "SAMPLER", (2, 8))
@@ -88,7 +100,12 @@ def test_the_training_benchmark_compares_steps_samplers_and_parts(monkeypatch, t
     monkeypatch.setattr("sys.argv", argv)
     training.main()
     content = json.loads((tmp_path / "t.json").read_text())
-    assert content["steps"]["2 x 8x8"].keys() == {"baseline, 0 workers", "baseline, 4 workers", "fp32"}
+    assert content["steps"]["2 x 8x8"].keys() == {
+        "baseline, 0 workers",
+        "baseline, 4 workers",
+        "fp32",
+        training.CONVOLUTION,
+    }
     assert content["sampler"].keys() == {"cropped in Python", "optimized"}
     assert "forward and backward" in content["parts"]["fp32"] and "steps/s" in capsys.readouterr().out
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from dataset.demo import PHOTOGRAPHS
 from inference import tiling
-from inference.upscaler import NetworkUpscaler, to_uint8
+from inference.upscaler import to_uint8
 from model.checkpoint import load_model
 
 WEIGHTS = ROOT / "checkpoint/x2/cfsrcnn_x2.pth"
@@ -92,19 +92,6 @@ def test_threads_tiles_and_order_change_no_digit(benchmark, photographs, threads
     monkeypatch.setattr(tiling, "REFINE_SIDE", 32)
     renamed = [{each[2:]: value for each, value in part.items()} for part in benchmark(other)]
     same(renamed, kept)
-
-
-def test_fp32_on_a_gpu_is_not_tf32():
-    seen = []
-
-    class Recorder(torch.nn.Module):
-        def forward(self, x: torch.Tensor, scale: int) -> torch.Tensor:
-            seen.append(torch.backends.cudnn.allow_tf32)
-            return x.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-
-    before = torch.backends.cudnn.allow_tf32
-    NetworkUpscaler(Recorder(), 2)(np.zeros((4, 4, 3), np.uint8))
-    assert seen == [False] and torch.backends.cudnn.allow_tf32 == before
 
 
 def test_other_images_in_a_batch_change_no_digit(photographs, one_thread):

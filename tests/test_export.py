@@ -51,7 +51,8 @@ def test_a_mean_shift_that_does_more_than_shift_stays_as_it_is():
         def __init__(self):
             super().__init__()
             self.shift = MeanShift()
-            self.shift.shifter.weight.data *= 2
+            state = {name: 2 * value for name, value in self.shift.state_dict().items()}
+            self.shift.load_state_dict(state)
 
         def forward(self, x, scale):
             return self.shift(x)

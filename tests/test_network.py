@@ -9,11 +9,12 @@ import pytest
 import torch
 from conftest import GOLDEN, difference
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from common.errors import InputError
 from inference.tiling import receptive_field
 from model.cfsrcnn import CB, CFSRCNN, Net
-from model.ops import FP32Conv2d, MeanShift
+from model.ops import FP32Conv2d, MeanShift, UpsampleBlock, nhwc_pixel_shuffle
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -73,6 +74,50 @@ def test_the_mean_shift_is_frozen_and_undoes_itself():
     assert not any(weight.requires_grad for weight in (*sub.parameters(), *add.parameters()))
 
 
+@pytest.mark.parametrize("sub", [True, False])
+def test_the_mean_shift_equals_the_authors_convolution(sub):
+    shift, image = MeanShift(sub=sub), torch.linspace(0, 1, 3 * 5 * 7).view(1, 3, 5, 7)
+    for x in (image, image.contiguous(memory_format=torch.channels_last), image.bfloat16()):
+        assert torch.equal(shift(x), shift.shifter(x))
+    assert shift.state_dict().keys() == {"shifter.weight", "shifter.bias"}
+
+
+def test_loaded_weights_that_scale_as_well_are_applied_as_the_convolution():
+    shift, image = MeanShift(), torch.linspace(0, 1, 3 * 5 * 7).view(1, 3, 5, 7)
+    shift.load_state_dict({"shifter.weight": 2 * torch.eye(3).view(3, 3, 1, 1), "shifter.bias": torch.ones(3)})
+    assert torch.allclose(shift(image), 2 * image + 1) and torch.allclose(copy.deepcopy(shift)(image), 2 * image + 1)
+    shift.load_state_dict(MeanShift().state_dict())
+    assert shift.only_shifts and torch.equal(shift(image), MeanShift()(image))
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_the_nhwc_pixel_shuffle_equals_pytorchs(factor):
+    x = torch.arange(2 * 5 * factor**2 * 3 * 4, dtype=torch.float64).view(2, 5 * factor**2, 3, 4)
+    ours, theirs = (x.contiguous(memory_format=torch.channels_last).requires_grad_() for _ in range(2))
+    shuffled, expected = nhwc_pixel_shuffle(ours, factor), nn.functional.pixel_shuffle(theirs, factor)
+    assert torch.equal(shuffled, expected)
+    assert shuffled.is_contiguous(memory_format=torch.channels_last)
+    for each in (shuffled, expected):
+        each.mul(x.new_tensor(3)).square().sum().backward()
+    assert torch.equal(ours.grad, theirs.grad)
+    assert ours.grad.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_on_cuda_the_largest_map_stays_channels_last(scale):
+    """With tensors that have a CUDA device and no values, so that it needs no GPU."""
+    seen = {}
+    with FakeTensorMode(), torch.device("cuda"):
+        upsample = UpsampleBlock(8, scale)
+        for name, layer in upsample.named_modules():
+            if isinstance(layer, nn.PixelShuffle):
+                layer.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out}))
+        x = torch.empty(2, 8, 5, 6).contiguous(memory_format=torch.channels_last)
+        out = upsample.forward_sum(x, x)
+    assert out.shape == (2, 8, 5 * scale, 6 * scale) and len(seen) == (2 if scale == 4 else 1)
+    assert all(each.is_contiguous(memory_format=torch.channels_last) for each in seen.values())
+
+
 @pytest.mark.parametrize(("kind", "scale"), KINDS)
 def test_the_merged_upsampler_equals_the_reference(golden_net, golden, monkeypatch, kind, scale):
     net, results = golden_net(kind), []
@@ -109,12 +154,12 @@ def test_a_forward_pass_does_not_change_its_input(golden_net, golden):
 def test_the_first_and_last_layers_stay_float32_under_bf16(golden_net, golden):
     net, seen = golden_net("x2"), {}
     for name, layer in net.named_modules():
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, nn.Conv2d | MeanShift):
             layer.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out.dtype}))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         sr = net(golden["x2_input"])
     kept = {name for name, dtype in seen.items() if dtype == torch.float32}
-    assert kept == {"sub_mean.shifter", "frb.conv", "add_mean.shifter"} and sr.dtype == torch.float32
+    assert kept == {"sub_mean", "frb.conv", "add_mean"} and sr.dtype == torch.float32
     assert {dtype for name, dtype in seen.items() if name not in kept} == {torch.bfloat16}
 
 

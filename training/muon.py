@@ -35,35 +35,64 @@ class Muon(torch.optim.Optimizer):
     def step(self) -> None:  # type: ignore[override]  # takes no closure: one pass gives the gradients
         """One step on the gradients in `grad`; weights without a gradient stay unchanged."""
         for group in self.param_groups:
-            by_shape = defaultdict(list)
+            by_shape: defaultdict[tuple[torch.Size, bool], list[nn.Parameter]] = defaultdict(list)
             for weight in group["params"]:
                 if weight.grad is not None:
-                    by_shape[weight.shape].append((weight, weight.grad))
-            for pairs in by_shape.values():
-                self._step_same_shape(pairs, group["lr"], group["momentum"])
+                    by_shape[weight.shape, _is_channels_last(weight)].append(weight)
+            for weights in by_shape.values():
+                self._step_same_shape(weights, group["lr"], group["momentum"])
 
-    def _step_same_shape(self, pairs: list[tuple[nn.Parameter, Tensor]], lr: float, momentum: float) -> None:
-        weights = [weight for weight, _ in pairs]
-        gradients = [gradient for _, gradient in pairs]
-        momenta = [self._momentum_buffer(weight) for weight in weights]
+    def _step_same_shape(self, weights: list[nn.Parameter], lr: float, momentum: float) -> None:
+        momenta = self._stacked_momenta(weights)  # B x O x (I KH KW)
+        gradients = torch.stack([_to_matrix(weight, weight.grad) for weight in weights]).flatten(2)
+        size: float | Tensor = lr * RMS * max(momenta.shape[-2:]) ** 0.5
         if self.found_inf is not None:  # a gradient equal to the momentum leaves it unchanged
-            bad = self.found_inf.bool()
-            gradients = [torch.where(bad, old, new) for old, new in zip(momenta, gradients, strict=True)]
-        torch._foreach_lerp_(momenta, gradients, 1 - momentum)
-        ahead = torch._foreach_lerp(gradients, momenta, momentum)  # Nesterov's
-        matrices = newton_schulz(torch.stack([each.flatten(1) for each in ahead]))
-        size = lr * RMS * max(matrices.shape[-2:]) ** 0.5
-        if self.found_inf is not None:
-            matrices = matrices * (1 - self.found_inf)
-        for weight, matrix in zip(weights, matrices, strict=True):
-            weight.sub_(matrix.view(weight.shape), alpha=size)
+            gradients = torch.where(self.found_inf.bool(), momenta, gradients)
+            size = size * (1 - self.found_inf)
+        momenta.lerp_(gradients, 1 - momentum)
+        ahead = torch.lerp(gradients, momenta, momentum)  # Nesterov's
+        matrices = (newton_schulz(ahead) * size).unbind()
+        steps = [_from_matrix(weight, matrix) for weight, matrix in zip(weights, matrices, strict=True)]
+        torch._foreach_sub_(list[Tensor](weights), steps)
 
-    def _momentum_buffer(self, weight: nn.Parameter) -> Tensor:
+    def _stacked_momenta(self, weights: list[nn.Parameter]) -> Tensor:
+        """The momenta of weights of one shape as one tensor B x O x (I KH KW). Those in `state` are views of it."""
+        stacks = self.__dict__.setdefault("_stacks", {})  # not in the constructor: a copied optimizer has none
+        key = tuple(map(id, weights))
+        stack, views = stacks.get(key, (None, []))
+        current = [self.state[weight].get("momentum_buffer") for weight in weights]
+        if not views or any(each is not view for each, view in zip(current, views, strict=True)):
+            stack = torch.stack([_to_matrix(weight, self._take_momentum(weight)) for weight in weights]).flatten(2)
+            views = [_from_matrix(weight, row) for weight, row in zip(weights, stack.unbind(), strict=True)]
+            stacks[key] = stack, views
+            for weight, view in zip(weights, views, strict=True):
+                self.state[weight]["momentum_buffer"] = view
+        return stack
+
+    def _take_momentum(self, weight: nn.Parameter) -> Tensor:
+        """The momentum in `state`, or zeros; "average" is its key in states saved by earlier versions."""
         state = self.state[weight]
-        if "momentum_buffer" not in state:
-            saved = state.pop("average", None)  # the key in states saved by earlier versions
-            state["momentum_buffer"] = torch.zeros_like(weight) if saved is None else saved
-        return state["momentum_buffer"]
+        saved = state.pop("average", None)
+        return state.get("momentum_buffer", torch.zeros_like(weight) if saved is None else saved)
+
+
+def _is_channels_last(weight: Tensor) -> bool:
+    return weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def _to_matrix(weight: Tensor, value: Tensor | None) -> Tensor:
+    """A gradient or momentum of `weight`, O x I x KH x KW, with O first and the rest in the order of the weight's memory,
+    so that a stack is one copy. The order of a matrix's columns does not matter to Muon."""
+    assert value is not None
+    return value.permute(0, 2, 3, 1) if _is_channels_last(weight) else value
+
+
+def _from_matrix(weight: Tensor, matrix: Tensor) -> Tensor:
+    """The inverse of `_to_matrix` on a matrix O x (I KH KW): a view with the shape and, for foreach kernels, the strides of
+    `weight`."""
+    if _is_channels_last(weight) or weight.is_contiguous():
+        return matrix.as_strided(weight.shape, weight.stride())
+    return matrix.view(weight.shape)
 
 
 class MuonWithAuxAdam:

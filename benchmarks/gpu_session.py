@@ -1,0 +1,340 @@
+"""One command for a borrowed GPU: tests, benchmarks, then training of x2, x3 and x4 with the fastest setting, in M minutes.
+
+Runs with the Python at hand and needs neither pip nor a network. Every section runs in a process of its own; one that fails
+is reported and the rest goes on. Weights, logs and tables up to 16 MiB are copied to `--out` while they are written.
+Command line: `make gpu IMAGES=FOLDER MINUTES=M`, or `python -m benchmarks.gpu_session --images FOLDER --minutes M`.
+The training on CUDA has not yet been run on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from common import SCALES
+from common.cli import CliParser, bounded, positive_int
+from common.device import pick_device
+from common.errors import InputError, run_cli
+from common.files import atomic_write, make_dir
+from common.tables import Table, to_markdown
+from train import parse_flags as parse_training_flags
+
+ROOT = Path(__file__).parent.parent
+IMPORT_NAMES = {"opencv-python": "cv2", "pillow": "PIL", "scikit-image": "skimage"}  # where they are not the package's
+NOT_NEEDED = ("torchvision", "pooch", "requests", "matplotlib")  # by none of the sections
+COPIED, MAX_BYTES, COPY_SECONDS = (".pth", ".jsonl", ".json", ".md", ".txt"), 16 << 20, 20
+SETTINGS = {  # what is tried, the slowest first
+    "fp32": ["--precision", "fp32"],
+    "bf16": ["--precision", "bf16"],
+    "bf16, compiled": ["--precision", "bf16", "--compile"],
+}
+LIMITS = {
+    "tests": 0.15,
+    "training benchmark": 0.1,
+    "inference benchmark": 0.1,
+    "data": 0.2,
+    "speed": 0.15,
+}  # of the time
+RECIPE = ("--optimizer", "muon", "--lr_schedule", "cosine", "--clip", "1", "--loss_fn", "L1", "--ema", "0.999")
+minutes = bounded(float, lambda value: 0 < value <= 1e5, "a number of minutes above zero")
+
+
+class SectionError(Exception):
+    """A section failed; the text says why."""
+
+
+class Session:
+    """The sections of one session. `results`: what each found, by its name; `rows`: their outcomes."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args, self.start = args, time.monotonic()
+        self.out, self.work = args.out, args.work
+        self.results: dict[str, object] = {}
+        self.rows: list[list[str]] = []
+        self.training_set = self.work / "images.h5"
+        for folder in (self.out, self.work):
+            make_dir(folder)
+
+    def seconds_left(self) -> float:
+        """Until the session should be over."""
+        return 60 * self.args.minutes - (time.monotonic() - self.start)
+
+    def run(self, sections: dict[str, Callable[[], object]]) -> None:
+        """Runs the sections in turn; writes session.json and session.md after each."""
+        for name, section in sections.items():
+            print(f"== {name}", flush=True)
+            start, outcome = time.monotonic(), "done"
+            try:
+                self.results[name] = section()
+            except (SectionError, InputError, OSError, ValueError, KeyError, RuntimeError) as error:
+                outcome = f"failed: {error}"
+                print(f"{name} {outcome}", file=sys.stderr, flush=True)
+            self.rows.append([name, f"{time.monotonic() - start:.0f}", outcome.replace("\n", " ").replace("|", "/")])
+            self._write()
+
+    def failed(self) -> int:
+        """The number of sections that failed."""
+        return sum(row[2] != "done" for row in self.rows)
+
+    def _write(self) -> None:
+        outcomes = {name: outcome for name, _, outcome in self.rows}
+        with atomic_write(self.out / "session.json") as file:
+            file.write_text(json.dumps({"outcomes": outcomes, "results": self.results}, indent=1) + "\n")
+        head = [("section", ""), ("seconds", ""), ("outcome", "")]
+        tables = [Table("session", "GPU session", head, self.rows, len(self.rows), [])]
+        if isinstance(rates := self.results.get("speed"), dict):
+            cells = [[name, f"{rate:.2f}"] for name, rate in rates.items()]
+            head = [("setting", ""), ("steps/s", "")]
+            tables.append(Table("speed", "Training at x2", head, cells, len(cells), []))
+        with atomic_write(self.out / "session.md") as file:
+            file.write_text("\n".join(map(to_markdown, tables)))
+
+    def call(self, *argv: object, limit: float) -> str:
+        """Runs Python with `argv`, shows and returns what it prints; `SectionError` if it fails or exceeds `limit` seconds."""
+        log = self.work / "output.txt"
+        with open(log, "wb") as stream:
+            process = subprocess.Popen([sys.executable, *map(str, argv)], cwd=ROOT, stdout=stream, stderr=stream)
+            try:
+                code = process.wait(max(1.0, limit))
+            except subprocess.TimeoutExpired:
+                process.terminate()  # on which a training run saves its state
+                try:
+                    process.wait(30)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+                code = -1
+        text = log.read_text(errors="replace")
+        print(text[-4000:], flush=True)
+        if code:
+            last = (text.strip().splitlines() or ["nothing was printed"])[-1]
+            why = f"stopped after {limit:.0f} s" if code < 0 else f"exit code {code}"
+            raise SectionError(f"{why}: {last[:300]}")
+        return text
+
+    # --- the sections ---------------------------------------------------------------------------------------------------
+
+    def card(self) -> dict[str, object]:
+        """What the session runs on."""
+        found: dict[str, object] = {"python": sys.version.split()[0], "torch": torch.__version__}
+        if torch.cuda.is_available():
+            properties = torch.cuda.get_device_properties(0)
+            found |= {"gpu": properties.name, "memory_gb": properties.total_memory / 1e9, "cuda": torch.version.cuda}
+            found["compute_capability"] = f"{properties.major}.{properties.minor}"
+        print(", ".join(f"{name} {value}" for name, value in found.items()))
+        return found
+
+    def tests(self) -> str:
+        """The CUDA tests; returns pytest's last line."""
+        argv = ("-m", "pytest", "tests/test_cuda.py", "tests/test_full_fp32.py", "-p", "no:cacheprovider")
+        return self.call(*argv, limit=self._limit("tests")).strip().splitlines()[-1]
+
+    def benchmark(self, name: str) -> object:
+        """`benchmarks.training` or `benchmarks.inference`: its JSON; its tables go to a Markdown file."""
+        out = self.out / f"{name}.json"
+        argv = ("-m", f"benchmarks.{name}", "--device", self.args.device, "--out", out)
+        text = self.call(*argv, limit=self._limit(f"{name} benchmark"))
+        tables = re.findall(r"^(?:\*\*.*|\|.*|)$", text, re.MULTILINE)
+        with atomic_write(out.with_suffix(".md")) as file:
+            file.write_text("\n".join(tables) + "\n")
+        return json.loads(out.read_text())
+
+    def data(self) -> str:
+        """The training set of the photographs."""
+        self.call("div2h5.py", "--source", self.args.images, "--out", self.training_set, limit=self._limit("data"))
+        return self.training_set.name
+
+    def speed(self) -> dict[str, float]:
+        """Steps per second at x2 with each of the `SETTINGS`; one that fails is left out."""
+        rates: dict[str, float] = {}
+        for name, flags in SETTINGS.items():
+            folder, steps = self.work / f"speed {name}", self.args.probe_steps
+            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                lengths = ("--max_steps", 3 * steps, "--print_interval", steps)
+                self.train(2, folder, *flags, *lengths, limit=self._limit("speed"))
+                rates[name] = _last_line(folder)["images_per_second"] / self.args.batch
+                print(f"{name}: {rates[name]:.2f} steps/s", flush=True)
+            except SectionError as error:
+                print(f"{name} failed: {error}", file=sys.stderr, flush=True)
+        if not rates:
+            raise SectionError("no setting trains here")
+        return rates
+
+    def distill(self, scale: int) -> str:
+        """A training set whose targets the teacher networks compute: `training.distillation`."""
+        files = sorted(file for file in self.args.teachers.iterdir() if f"x{scale}" in file.name.lower())
+        teachers = [f"{name}={file}" for file in files for name in ("rlfn", "bsrn") if name in file.name.lower()]
+        if not teachers:
+            raise SectionError(f"{self.args.teachers} has no file such as rlfn_x{scale}.pth")
+        flags = [flag for teacher in teachers for flag in ("--teacher", teacher)]
+        out = self.work / f"distilled_x{scale}.h5"
+        argv = ("-m", "training.distillation", "--scale", scale, *flags, "--source", self.args.images, "--out", out)
+        self.call(*argv, limit=self.seconds_left() / 4)
+        return out.name
+
+    def train_scale(self, scale: int, remaining: int) -> dict[str, object]:
+        """Trains one scale from the pretrained weights in its share of the time that is left, annealed to its end."""
+        share = self.seconds_left() / remaining
+        if share <= 0:
+            raise SectionError("no time is left")
+        rates = self.results.get("speed")
+        rates = rates if isinstance(rates, dict) else {}
+        setting = max(rates, key=rates.__getitem__, default="fp32")
+        if _knows_minutes():
+            length: list[object] = ["--max_minutes", f"{0.9 * share / 60:.2f}"]
+        else:
+            rate = rates.get(setting, 1.0) * (2 if scale == 2 else 1) / 2  # x3 and x4 take up to twice as long
+            length = ["--max_steps", max(1, int(0.8 * share * rate))]
+        folder = self.out / f"x{scale}"
+        distilled = self.work / f"distilled_x{scale}.h5"
+        data = ["--train_data_path", distilled] if distilled.exists() else []
+        rest = ["--print_interval", self.args.print_interval, "--resume"]
+        self.train(scale, folder, *SETTINGS[setting], *length, *data, *rest, limit=share)
+        return {"setting": setting, "length": list(map(str, length)), **_last_line(folder)}
+
+    def train(self, scale: int, folder: Path, *flags: object, limit: float) -> None:
+        """`train.py` from the pretrained weights; flags that come later win."""
+        start = ROOT / f"checkpoint/x{scale}/cfsrcnn_x{scale}.pth"
+        where = ["--train_data_path", self.training_set, "--ckpt_dir", folder, "--ckpt_name", f"cfsrcnn_x{scale}"]
+        where += ["--val_data_dir", self.args.validation, "--device", self.args.device, "--scale", scale]
+        size = ["--batch_size", self.args.batch, "--patch_size", self.args.patch, "--lr", self.args.lr]
+        self.call("train.py", *where, *size, *RECIPE, "--pretrained", start, *flags, limit=limit)
+
+    def _limit(self, section: str) -> float:
+        return min(60 * self.args.minutes * LIMITS[section], self.seconds_left())
+
+
+class Copier:
+    """Copies what is new in one folder to another every `COPY_SECONDS`, and at the end. Files above 16 MiB stay."""
+
+    def __init__(self, source: Path, target: Path):
+        self.source, self.target = source, target
+        self._copied: dict[Path, tuple[int, int]] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, daemon=True)
+
+    def _loop(self) -> None:
+        while not self._stop.wait(COPY_SECONDS):
+            self.copy()
+
+    def copy(self) -> None:
+        """Copies once; a file that vanishes or cannot be copied is tried again the next time."""
+        for file in sorted(self.source.rglob("*")):
+            try:
+                stat = file.stat()
+                state = stat.st_mtime_ns, stat.st_size
+                if file.suffix in COPIED and stat.st_size <= MAX_BYTES and self._copied.get(file) != state:
+                    target = self.target / file.relative_to(self.source)
+                    make_dir(target.parent)
+                    with atomic_write(target) as temporary:
+                        shutil.copyfile(file, temporary)
+                    self._copied[file] = state
+            except (OSError, InputError) as error:
+                print(f"{file} is not copied: {error}", file=sys.stderr)
+
+    def __enter__(self) -> Copier:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.copy()
+
+
+def _last_line(folder: Path) -> dict:
+    return json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+
+
+def _knows_minutes() -> bool:
+    """Whether `train.py` has a flag --max_minutes."""
+    try:
+        parse_training_flags(["--max_minutes", "1"])
+    except (InputError, SystemExit):
+        return False
+    return True
+
+
+def check_requirements() -> None:
+    """`InputError` that names the missing packages, in the first second."""
+    names = [re.split(r"[<>=~ #]", line)[0] for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    needed = [IMPORT_NAMES.get(name, name) for name in [*names, "pytest"] if name and name not in NOT_NEEDED]
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+        raise InputError(f"packages are missing: {', '.join(missing)}; install them, or choose another Python")
+
+
+def parse_flags() -> argparse.Namespace:
+    """Parses the command line."""
+    parser = CliParser(prog="python -m benchmarks.gpu_session", description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=Path, required=True, help="folder of photographs to train on")
+    parser.add_argument("--minutes", type=minutes, required=True, help="length of the session")
+    parser.add_argument(
+        "--out", type=Path, default=Path(os.environ.get("OUT") or "results/gpu"), help="for the results"
+    )
+    parser.add_argument("--work", type=Path, default=Path("runs/gpu"), help="for what is only needed on the way")
+    parser.add_argument(
+        "--teachers", type=Path, help="folder of teachers' weights such as rlfn_x2.pth, to distill from"
+    )
+    parser.add_argument(
+        "--validation", default="dataset/Set5", help="validation set; without it training goes unmeasured"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cuda", help="cpu: a dry run")
+    parser.add_argument("--scales", type=int, nargs="+", choices=SCALES, default=list(SCALES), help="to be trained")
+    parser.add_argument("--skip", nargs="+", default=[], choices=("tests", "benchmarks"), help="to save time")
+    parser.add_argument("--batch", type=positive_int, default=64, help="patches per step")
+    parser.add_argument("--patch", type=positive_int, default=64, help="patch size in LR pixels")
+    parser.add_argument("--lr", default="1e-3", help="learning rate of the training runs")
+    parser.add_argument("--probe_steps", type=positive_int, default=30, help="steps per measurement of the speed")
+    parser.add_argument("--print_interval", type=positive_int, default=1000, help="steps between validations")
+    args = parser.parse_args()
+    for name in ("images", "teachers"):
+        folder = getattr(args, name)
+        if folder is not None and not folder.is_dir():
+            raise InputError(f"--{name} {folder} is no folder")
+        if folder is not None:
+            setattr(args, name, folder.absolute())
+    args.out, args.work = args.out.absolute(), args.work.absolute()
+    pick_device(args.device)
+    return args
+
+
+def main() -> None:
+    check_requirements()
+    args = parse_flags()
+    session = Session(args)
+    results, session.out = session.out, session.work / "results"  # weights are written there and copied
+    make_dir(session.out)
+    sections: dict[str, Callable[[], object]] = {"card": session.card}
+    if "tests" not in args.skip:
+        sections["tests"] = session.tests
+    if "benchmarks" not in args.skip:
+        for name in ("training", "inference"):
+            sections[f"{name} benchmark"] = lambda name=name: session.benchmark(name)  # type: ignore[misc]
+    sections |= {"data": session.data, "speed": session.speed}
+    for number, scale in enumerate(args.scales):
+        if args.teachers:
+            sections[f"teachers x{scale}"] = lambda scale=scale: session.distill(scale)  # type: ignore[misc]
+        remaining = len(args.scales) - number
+        sections[f"x{scale}"] = lambda scale=scale, n=remaining: session.train_scale(scale, n)  # type: ignore[misc]
+    with Copier(session.out, results):
+        session.run(sections)
+    print((session.out / "session.md").read_text())
+    if session.failed():
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,90 @@
+"""`benchmarks.gpu_session`, dry on the CPU: the sections run, one that fails does not end the session, results are copied."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import gpu_session
+from benchmarks.gpu_session import Copier, SectionError, Session
+
+
+def test_a_dry_run_trains_and_reports_a_section_that_fails(command, image_folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu_session, "SETTINGS", {"fp32": ["--precision", "fp32"]})
+    (tmp_path / "teachers").mkdir()
+    argv = ["x", "--images", image_folder, "--minutes", 4, "--out", tmp_path / "out", "--work", tmp_path / "work"]
+    argv += ["--device", "cpu", "--skip", "tests", "benchmarks", "--scales", 2, "--teachers", tmp_path / "teachers"]
+    argv += ["--batch", 2, "--patch", 8, "--probe_steps", 2, "--print_interval", 2, "--validation", tmp_path / "none"]
+    monkeypatch.setattr("sys.argv", [str(each) for each in argv])
+    monkeypatch.setattr(gpu_session, "_knows_minutes", lambda: False)
+
+    def call(session, *argv, limit):  # in this process, which is faster; test_a_section_that_hangs covers the other
+        outcome = command(*argv)
+        if outcome.code:
+            raise SectionError(outcome.err)
+        return outcome.out
+
+    monkeypatch.setattr(gpu_session.Session, "call", call)
+    steps = []
+    train = gpu_session.Session.train
+
+    def short(session, scale, folder, *flags, limit):
+        steps.append(flags[flags.index("--max_steps") + 1])
+        train(session, scale, folder, *flags, "--max_steps", 4, limit=200)
+
+    monkeypatch.setattr(gpu_session.Session, "train", short)
+    with pytest.raises(SystemExit) as leaving:
+        gpu_session.main()
+    assert leaving.value.code == 1
+    found = json.loads((tmp_path / "out/session.json").read_text())
+    assert list(found["outcomes"]) == ["card", "data", "speed", "teachers x2", "x2"]
+    failed = {name for name, outcome in found["outcomes"].items() if outcome != "done"}
+    assert failed == {"teachers x2"} and "rlfn_x2.pth" in found["outcomes"]["teachers x2"]
+    assert found["results"]["x2"]["setting"] == "fp32" and found["results"]["speed"]["fp32"] > 0
+    assert steps[0] == 6 and steps[1] >= 1
+    assert (tmp_path / "out/x2/cfsrcnn_x2_4.pth").stat().st_size > 5e6 and (tmp_path / "out/x2/log.jsonl").exists()
+    assert "GPU session" in (tmp_path / "out/session.md").read_text()
+
+
+def test_a_section_that_fails_or_hangs_is_reported_and_the_rest_goes_on(tmp_path, capsys):
+    session = Session(SimpleNamespace(out=tmp_path / "out", work=tmp_path / "work", minutes=1))
+    codes = {"good": "print('fine')", "bad": "raise SystemExit('it is broken')", "slow": "import time; time.sleep(60)"}
+    session.run(
+        {name: partial(session.call, "-c", code, limit=1 if name == "slow" else 30) for name, code in codes.items()}
+    )
+    outcomes = json.loads((tmp_path / "out/session.json").read_text())["outcomes"]
+    assert outcomes["good"] == "done" and session.results["good"] == "fine\n" and session.failed() == 2
+    assert outcomes["bad"] == "failed: exit code 1: it is broken" and "stopped after 1 s" in outcomes["slow"]
+    assert "slow failed" in capsys.readouterr().err
+
+
+def test_large_files_and_others_are_not_copied(tmp_path, monkeypatch):
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "x2").mkdir(parents=True)
+    monkeypatch.setattr(gpu_session, "MAX_BYTES", 10)
+    monkeypatch.setattr(gpu_session, "COPY_SECONDS", 0.05)
+    for name, size in (("x2/a.pth", 10), ("x2/b.pth", 11), ("state.tmp", 1)):
+        (source / name).write_bytes(b"x" * size)
+    with Copier(source, target):
+        pass
+    assert [file.relative_to(target).as_posix() for file in target.rglob("*.*")] == ["x2/a.pth"]
+    (source / "x2/a.pth").write_bytes(b"new")
+    Copier(source, target).copy()
+    assert (target / "x2/a.pth").read_bytes() == b"new"
+
+
+def test_a_missing_package_is_named_at_once(expect_error, monkeypatch, tmp_path):
+    whole = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *args: None if name == "h5py" else whole(name, *args))
+    argv = ["-m", "benchmarks.gpu_session", "--images", tmp_path, "--minutes", 1]
+    expect_error("packages are missing: h5py", *argv)
+
+
+def test_bad_flags_are_refused(expect_error, tmp_path):
+    argv = ["-m", "benchmarks.gpu_session", "--device", "cpu", "--images"]
+    expect_error("is no folder", *argv, tmp_path / "none", "--minutes", 1)
+    expect_error("--minutes: 0 is not a number of minutes above zero", *argv, tmp_path, "--minutes", 0)
