@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 TORCH ?= torch
 
-.PHONY: demo paper test fuzz oldest lint gpu train-x2 train-x3 train-x4
+.PHONY: app demo paper test fuzz oldest lint gpu train-x2 train-x3 train-x4
 
 demo: .venv/installed
 	$(RUN) -m dataset.demo --scales 2
@@ -11,10 +11,14 @@ demo: .venv/installed
 		--test_data_dir demo/photographs --scale 2 --sample_dir demo/samples --baseline
 
 # PEERS=FOLDER adds rows of RLFN and BSRN, whose published weights (rlfn_x2.pth, bsrn_x4.pth, ...) are in FOLDER.
+# A page on this machine alone: make app FLAGS="--port 8000".
+app: .venv-app/ready
+	.venv-app/bin/python -m inference.app --open $(FLAGS)
+
 paper: .venv/installed
 	$(RUN) -m evaluation.paper --checkpoints checkpoint --data dataset --out results $(if $(PEERS),--peers "$(PEERS)")
 
-test: .venv/ready
+test: .venv/ready .venv-app/ready
 	$(RUN) -m pytest
 
 # The test suite tries a few hundred odd files and flags, the same each time; this 10,000 new ones of each kind, in some 10 minutes.
@@ -114,6 +118,14 @@ $(X3): | $(X2) $(RUNS)/$(TARGETS)_x3.h5
 
 $(X4): | $(X2) $(RUNS)/$(TARGETS)_x4.h5
 	$(call last_stage,4,$(X2),36,$(MINUTES_X4))
+
+# On top of .venv, whose packages it sees: Gradio allows no Pillow as new as .venv's, which stays as it is.
+SITE := -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])'
+.venv-app/ready: requirements-app.txt | .venv/installed
+	$(RUN) -m venv --without-pip .venv-app
+	$(RUN) $(SITE) > "$$(.venv-app/bin/python $(SITE))/base.pth"
+	.venv-app/bin/python -m pip install --quiet -r requirements-app.txt
+	touch $@
 
 .venv-oldest/ready: requirements.txt
 	$(PYTHON) -m venv .venv-oldest
