@@ -96,6 +96,33 @@ def test_resume_goes_on_bit_for_bit(train, tmp_path, monkeypatch, flags):
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_a_state_of_an_optimizer_that_was_not_fused_goes_on_fused(train, tmp_path, optimizer):
+    """As written on a device without fused optimizers and resumed on one with them."""
+    flags = ["--max_steps", 4, "--print_interval", 2, "--optimizer", optimizer]
+    train("whole", *flags)
+    train("parts", *flags, "--max_steps", 2)
+    path = tmp_path / "parts/cfsrcnn_latest.train.pt"
+    state = torch.load(path, weights_only=True)
+    parts = [state["optimizer"]["adam"]] if optimizer == "muon" else [state["optimizer"]]
+    for group in (group for part in parts for group in part["param_groups"]):
+        assert group["fused"]
+        group["fused"] = None
+    torch.save(state, path)
+    assert train("parts", *flags, "--resume").code == 0
+    assert same(weights(tmp_path / "whole/cfsrcnn_4.pth"), weights(tmp_path / "parts/cfsrcnn_4.pth"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_the_random_state_of_the_gpu_is_saved_and_restored(train, tmp_path):
+    flags = ["--max_steps", 2, "--print_interval", 2, "--device", "cuda"]
+    train("run", *flags)
+    saved = torch.load(tmp_path / "run/cfsrcnn_latest.train.pt", weights_only=True)["cuda_random"]
+    torch.cuda.manual_seed(99)
+    assert train("run", *flags, "--resume").code == 0
+    assert torch.equal(torch.cuda.get_rng_state(), saved)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_run_within_ten_seconds_with_one_line(training_set, tmp_path, number, code):
     argv = [sys.executable, ROOT / "train.py", "--train_data_path", training_set, "--val_data_dir", "none"]
