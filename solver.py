@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from common import SCALES
 from common.device import check_precision, compile_module
-from common.errors import InputError
+from common.errors import InputError, stop_signals
 from common.files import make_dir
 from common.malloc import tune_malloc
 from common.progress import progress
@@ -103,14 +103,14 @@ class Solver:
     def fit(self) -> None:
         """Trains until `max_steps` or `max_minutes`.
 
-        After SIGTERM or Ctrl-C the state is saved and the process exits with 143 or 130.
+        After SIGTERM, Ctrl-C or SIGHUP the state is saved and the process exits with 143, 130 or 129.
         """
         args = self.args
         self.clock.start(self.step, self.clock.elapsed())
         if self.context.is_main_process:
             make_dir(self.folder)
             self._log = TrainingLog(self.folder, args.ckpt_name, self.step)
-        handlers = {number: signal.signal(number, self._handle_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {number: signal.signal(number, self._handle_signal) for number in stop_signals()}
         hide = not self.context.is_main_process
         self._bar = progress(total=args.max_steps, desc=args.ckpt_name, unit="step", initial=self.step, hide=hide)
         try:

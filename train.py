@@ -11,6 +11,7 @@ from common import SCALES
 from common.cli import CliParser, bounded, non_negative_int, positive_int
 from common.device import pick_device
 from common.errors import run_cli
+from common.output import outlive_readers
 from model.init import INITS, parse_init
 from solver import LOSSES, OPTIMIZERS, Solver
 from training.config import check_flags
@@ -95,7 +96,7 @@ def main() -> None:
     if args.num_gpu > 1 and not is_distributed():
         sys.exit(launch(__file__, sys.argv[1:], args.num_gpu))
     lock = run_lock(Path(args.ckpt_dir), args.ckpt_name)
-    with DistributedContext(pick_device(args.device)) as context, context.hold_on_main(lock):
+    with outlive_readers(), DistributedContext(pick_device(args.device)) as context, context.hold_on_main(lock):
         Solver(args, context).fit()
 
 

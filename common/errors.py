@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 READ_ERRNOS = {errno.EIO, errno.ESTALE, errno.ENXIO, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
@@ -88,9 +89,12 @@ def escape_unprintable(text: str) -> str:
 
 
 def run_cli(main: Callable[[], None]) -> None:
-    """Runs a command. Exit code 0 on success, 2 and one line on stderr for bad input, 130 on Ctrl-C, 143 on SIGTERM."""
+    """Runs a command. Exit code 0 on success, 2 and one line on stderr for bad input, 130 on Ctrl-C, 143 on
+    SIGTERM, 129 on SIGHUP (a closed terminal), which `nohup` makes it ignore."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: _leave("stopped by SIGTERM", 143))  # removes temporary files
+        for number in stop_signals():
+            if number != signal.SIGINT:
+                signal.signal(number, _leave_on_signal)  # removes temporary files
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged metadata, which no user can mend
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # likewise
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -121,13 +125,28 @@ def run_cli(main: Callable[[], None]) -> None:
         _leave(f"error: {summarize_exception(error)}", 2)
 
 
-def _drop_output() -> None:
-    """Discards pending output: the disk is full or the reader of the pipe has exited."""
+def stop_signals() -> list[signal.Signals]:
+    """The signals that end a command in good order: Ctrl-C, SIGTERM and, unless it is ignored as under `nohup`, SIGHUP."""
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    ignored = hangup is None or signal.getsignal(hangup) == signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([] if ignored else [hangup])]
+
+
+def _leave_on_signal(number: int, _frame: object) -> None:
+    _leave(f"stopped by {signal.Signals(number).name}", 128 + number)
+
+
+def _drop_output(stream: TextIO | None = None) -> None:
+    """Discards pending output, by default stdout's: the disk is full or the reader of the pipe has exited."""
     with suppress(OSError, ValueError, AttributeError):  # stdout may be closed, or not a file
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
 
 
 def _leave(message: str, code: int) -> None:
     if os.environ.get("RANK", "") in ("", "0"):  # only one of several processes prints
-        print(message, file=sys.stderr)
+        try:
+            if sys.stderr:
+                print(message, file=sys.stderr)
+        except OSError:  # its terminal is closed: the exit code remains
+            _drop_output(sys.stderr)
     sys.exit(code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -47,3 +48,13 @@ def test_main_memory_that_runs_out_is_one_line(capsys):
 def test_other_errors_of_pytorch_are_not_hidden():
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         run_cli(lambda: torch.ones(2, 3) @ torch.ones(2, 3))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_a_closed_terminal_ends_a_command_and_nohup_keeps_it():
+    sends = "import os, signal; from common.errors import run_cli; "
+    sends += "run_cli(lambda: (os.kill(os.getpid(), signal.SIGHUP), print('went on')))"
+    for prefix, code, out, err in [([], 129, "", "stopped by SIGHUP\n"), (["nohup"], 0, "went on\n", "")]:
+        argv = [*prefix, sys.executable, "-c", sends]
+        done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, stdin=subprocess.DEVNULL)
+        assert (done.returncode, done.stdout, done.stderr) == (code, out, err)

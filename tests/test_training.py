@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -96,7 +97,34 @@ def test_resume_goes_on_bit_for_bit(train, tmp_path, monkeypatch, flags):
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_a_state_of_an_optimizer_that_was_not_fused_goes_on_fused(train, tmp_path, optimizer):
+    """As written on a device without fused optimizers and resumed on one with them."""
+    flags = ["--max_steps", 4, "--print_interval", 2, "--optimizer", optimizer]
+    train("whole", *flags)
+    train("parts", *flags, "--max_steps", 2)
+    path = tmp_path / "parts/cfsrcnn_latest.train.pt"
+    state = torch.load(path, weights_only=True)
+    parts = [state["optimizer"]["adam"]] if optimizer == "muon" else [state["optimizer"]]
+    for group in (group for part in parts for group in part["param_groups"]):
+        assert group["fused"]
+        group["fused"] = None
+    torch.save(state, path)
+    assert train("parts", *flags, "--resume").code == 0
+    assert same(weights(tmp_path / "whole/cfsrcnn_4.pth"), weights(tmp_path / "parts/cfsrcnn_4.pth"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_the_random_state_of_the_gpu_is_saved_and_restored(train, tmp_path):
+    flags = ["--max_steps", 2, "--print_interval", 2, "--device", "cuda"]
+    train("run", *flags)
+    saved = torch.load(tmp_path / "run/cfsrcnn_latest.train.pt", weights_only=True)["cuda_random"]
+    torch.cuda.manual_seed(99)
+    assert train("run", *flags, "--resume").code == 0
+    assert torch.equal(torch.cuda.get_rng_state(), saved)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_ends_a_run_within_ten_seconds_with_one_line(training_set, tmp_path, number, code):
     argv = [sys.executable, ROOT / "train.py", "--train_data_path", training_set, "--val_data_dir", "none"]
     argv += ["--ckpt_dir", tmp_path, *SMALL, "--max_steps", 100_000, "--print_interval", 1000]
@@ -113,6 +141,20 @@ def test_a_signal_ends_a_run_within_ten_seconds_with_one_line(training_set, tmp_
     said = [line for line in lines if line.strip() and "step/s" not in line and "?step" not in line]
     assert len(said) == 1 and said[0].startswith("stopped at step ") and "go on with --resume" in said[0], said
     assert torch.load(tmp_path / "cfsrcnn_latest.train.pt", weights_only=True)["step"] == int(said[0].split()[3][:-1])
+
+
+def shell(command: str, training_set, folder) -> int:
+    """The exit code of a run of 4 steps with 4 lines of output, as part of a shell command."""
+    argv = [sys.executable, "-u", ROOT / "train.py", "--train_data_path", training_set, "--val_data_dir", "none"]
+    argv += ["--ckpt_dir", folder, *SMALL, "--max_steps", 4, "--print_interval", 1]
+    line = command.replace("TRAIN", shlex.join(map(str, argv)))
+    return subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, timeout=120).returncode
+
+
+@pytest.mark.parametrize("command", ["TRAIN | head -n 1", "TRAIN 2>&1 | head -n 1", "TRAIN >&- 2>&-"])
+def test_training_goes_on_without_a_reader(training_set, tmp_path, command):
+    assert shell(command, training_set, tmp_path / "run") == 0
+    assert (tmp_path / "run/cfsrcnn_4.pth").exists() and len(log_of(tmp_path / "run")) == 4
 
 
 def test_a_run_stopped_by_sigterm_goes_on_as_if_never_stopped(train, training_set, test_set, tmp_path):

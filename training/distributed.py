@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common.errors import InputError, summarize_exception
+from common.errors import InputError, stop_signals, summarize_exception
 
 Item = TypeVar("Item")
 
@@ -36,6 +36,8 @@ def launch(script: str, flags: Sequence[str], processes: int) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    handled = [each.name for each in stop_signals()]  # not SIGHUP under `nohup`
+    os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", ",".join(handled))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # our processes report their own errors
     config = LaunchConfig(
         min_nodes=1,

@@ -1,6 +1,6 @@
 """The state of a training run on disk, CKPT_DIR/CKPT_NAME_latest.train.pt: saving, finding and restoring it.
 
-It holds everything needed to resume: weights, EMA weights, optimizer, patch sampler, random number generator.
+It holds everything needed to resume: weights, EMA weights, optimizer, patch sampler, random number generators.
 """
 
 from __future__ import annotations
@@ -103,6 +103,7 @@ class TrainingState:
             "optimizer": optimizer.state_dict(),
             "sampler": sampler.state_dict(),
             "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state() if _on_cuda(net) else None,
         }
         with atomic_write(self.path) as temporary, DeferredErrorFile(temporary) as file:
             torch.save(state, file)
@@ -126,10 +127,13 @@ class TrainingState:
             net.load_state_dict(saved["net"])
             if ema is not None:
                 ema.load_state_dict(saved["ema"])
+            _keep_fused_flags(saved["optimizer"], optimizer)
             optimizer.load_state_dict(saved["optimizer"])
             _check_shapes(optimizer)
             sampler.load_state_dict(saved["sampler"])
             torch.set_rng_state(saved["random"])
+            if saved.get("cuda_random") is not None and _on_cuda(net):
+                torch.cuda.set_rng_state(saved["cuda_random"])
 
     def _check_weights(self) -> None:
         """`InputError` if weights of this name exist without a state: a fresh start would overwrite them."""
@@ -151,6 +155,24 @@ class TrainingState:
                 raise explained from None
             what = f"{type(error).__name__}: {summarize_exception(error)[:200]}"
             raise InputError(f"{self.path} cannot be read ({what}): move it away") from None
+
+
+def _on_cuda(net: nn.Module) -> bool:
+    return any(weight.is_cuda for weight in net.parameters())
+
+
+def _keep_fused_flags(saved: dict, optimizer: torch.optim.Optimizer | MuonWithAuxAdam) -> None:
+    """Sets the `fused` flags of a saved state to those of `optimizer`: the run may go on on another kind of device.
+
+    Before loading, because PyTorch moves the step counters to the device of fused optimizers then.
+    """
+    if isinstance(optimizer, MuonWithAuxAdam):
+        for name, part in optimizer.parts.items():
+            _keep_fused_flags(saved[name], part)
+        return
+    for group, current in zip(saved["param_groups"], optimizer.param_groups, strict=True):
+        if "fused" in current:
+            group["fused"] = current["fused"]
 
 
 def _check_shapes(optimizer: torch.optim.Optimizer | MuonWithAuxAdam) -> None:
