@@ -127,9 +127,10 @@ def run_cli(main: Callable[[], None]) -> None:
 
 def stop_signals() -> list[signal.Signals]:
     """The signals that end a command in good order: Ctrl-C, SIGTERM and, unless it is ignored as under `nohup`, SIGHUP."""
-    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
-    ignored = hangup is None or signal.getsignal(hangup) == signal.SIG_IGN
-    return [signal.SIGINT, signal.SIGTERM, *([] if ignored else [hangup])]
+    hangup: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is None or signal.getsignal(hangup) == signal.SIG_IGN:
+        return [signal.SIGINT, signal.SIGTERM]
+    return [signal.SIGINT, signal.SIGTERM, hangup]
 
 
 def _leave_on_signal(number: int, _frame: object) -> None:

@@ -129,9 +129,9 @@ def build_page(app: App) -> Any:
     """The page as a `gradio.Blocks`."""
     import gradio as gr
 
-    def upscale(
-        source: str | None, scale: int, ensemble: bool, request: gr.Request, progress: Any = gr.Progress()
-    ) -> tuple:
+    tracker = gr.Progress()  # as a default argument, by which Gradio recognizes it
+
+    def upscale(source: str | None, scale: int, ensemble: bool, request: gr.Request, progress: Any = tracker) -> tuple:
         session = str(request.session_hash)
         try:
             if source is None:
