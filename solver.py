@@ -15,23 +15,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from common import SCALES
 from common.device import check_precision, compile_module
-from common.errors import InputError, stop_signals
+from common.errors import InputError, stop_signals, summarize_exception
 from common.files import make_dir
 from common.malloc import tune_malloc
 from common.progress import progress
-from dataset.benchmark_set import BenchmarkSet, MissingTestSetError, open_test_set
+from dataset.benchmark_set import BenchmarkSet
 from dataset.patches import Batch
 from evaluation.evaluate import evaluate, mean_row
-from inference.upscaler import BicubicUpscaler
+from inference.upscaler import NetworkUpscaler
 from model import create_model
 from model.checkpoint import load_compatible_weights, save_state_dict
 from model.init import init_weights
-from training.data import build_sampler, load_images, start_line
+from training.data import build_sampler, load_images, open_validation_sets, start_line
 from training.distributed import DistributedContext
 from training.log import TrainingLog
 from training.muon import MuonWithAuxAdam
@@ -89,7 +90,7 @@ class Solver:
         if args.verbose:
             self._print_main(str(self.net))
         self.sampler = build_sampler(args, context, images, preload)
-        self.test_sets = self._open_test_sets()
+        self.test_sets = open_validation_sets(args, context, self.scales)
         self._pending: list[tuple[Tensor, Tensor]] = []  # losses and gradient norms still on the device
         self._interval_losses: list[tuple[float, float]] = []  # loss and norm of each step since the last log line
         self._consecutive_skips = self._saved_step = 0
@@ -109,7 +110,8 @@ class Solver:
         self.clock.start(self.step, self.clock.elapsed())
         if self.context.is_main_process:
             make_dir(self.folder)
-            self._log = TrainingLog(self.folder, args.ckpt_name, self.step)
+            unfinished = bool(self._interval_losses) and self._at_interval()  # the line of this step is written anew
+            self._log = TrainingLog(self.folder, args.ckpt_name, self.step - unfinished)
         handlers = {number: signal.signal(number, self._handle_signal) for number in stop_signals()}
         hide = not self.context.is_main_process
         self._bar = progress(total=args.max_steps, desc=args.ckpt_name, unit="step", initial=self.step, hide=hide)
@@ -215,39 +217,66 @@ class Solver:
     # --- once per interval ----------------------------------------------------------------------------------------------
 
     def _finish_interval(self, rate: float | None) -> None:
-        finite = [(loss, norm) for loss, norm in self._interval_losses if math.isfinite(norm)]
-        skipped = len(self._interval_losses) - len(finite)
-        loss, norm = (sum(each) / len(finite) for each in zip(*finite, strict=True)) if finite else (None, None)
-        values: dict[str, object] = {
-            "loss": loss,
-            "grad_norm": norm,
-            "lr": self.lr,
-            "seconds": round(self.seconds, 1),
-        }
+        """Saves, then measures and logs, so that no failure of these costs a step; the saved state says what is left to do."""
+        healthy = not self._consecutive_skips  # else the weights may be the cause and must not overwrite good ones
+        if healthy:
+            self._check_output()
+        if self.context.is_main_process and (healthy or self.step == self.args.max_steps):
+            self._save_weights()
+        self._save_latest()
+        values, line = self._summarize_interval()
         if rate is not None:
             values["images_per_second"] = round(rate, 2)
-        line = f"step {self.step}: loss {math.nan if loss is None else loss:.5f}"
-        if skipped:
-            values["skipped"] = skipped
-            line += f", {skipped} steps skipped, their gradients were not finite"
-        healthy = not self._consecutive_skips  # else the weights may be the cause and must not overwrite good ones
         if self.test_sets and healthy:
             self._bar.set_description_str(f"{self.args.ckpt_name}, measuring")
             try:
                 values["validation"] = validated = self.validate()
+                line += "".join(f", {at} {q['psnr']:.2f}/{q['ssim']:.4f}" for at, q in validated.items())
             except StopRequestedError:  # validated again after --resume
                 self._stopped_by = self._stop_signal
                 return
+            except InputError as error:
+                values["validation_error"] = str(error)
+                line += f", validation failed, training goes on: {error}"
             self._bar.set_description_str(self.args.ckpt_name)
-            line += "".join(f", {at} {q['psnr']:.2f}/{q['ssim']:.4f}" for at, q in validated.items())
         self._interval_losses = []
         if self.context.is_main_process:
             self._bar.write(line)
             sys.stdout.flush()  # for anyone following a redirected log
             self._log.write(self.step, values)
-            if healthy or self.step == self.args.max_steps:
-                self._save_weights()
         self._save_latest()
+
+    def _summarize_interval(self) -> tuple[dict[str, object], str]:
+        """The means since the last line of the log: the values of the next one, and the text that is printed."""
+        finite = [(loss, norm) for loss, norm in self._interval_losses if math.isfinite(norm)]
+        skipped = len(self._interval_losses) - len(finite)
+        loss, norm = (sum(each) / len(finite) for each in zip(*finite, strict=True)) if finite else (None, None)
+        values = {"loss": loss, "grad_norm": norm, "lr": self.lr, "seconds": round(self.seconds, 1)}
+        line = f"step {self.step}: loss {math.nan if loss is None else loss:.5f}"
+        if skipped:
+            values["skipped"] = skipped
+            line += f", {skipped} steps skipped, their gradients were not finite"
+        return values, line
+
+    def _check_output(self) -> None:
+        """`InputError` if weights that were finite make values that are not, before they overwrite good ones."""
+        if not self.test_sets:
+            return
+        net, refusal = self.ema_net or self.net, ""
+        if self.context.is_main_process:
+            size = self.args.patch_size
+            try:
+                gray = np.full((size, size, 3), 128, np.uint8)
+                NetworkUpscaler(net, self.test_sets[0].scale, self.device, tile="off")(gray)
+            except Exception as error:  # a third-party network may fail in any other way, which validation reports
+                refusal = str(error) if isinstance(error, InputError) else ""
+            finally:
+                net.train()
+        if refusal := self.context.all_gather([refusal])[0]:
+            raise InputError(
+                f"step {self.step} cannot be validated ({refusal}): {self._last_good()}; if the weights grow "
+                "without bound, try a lower --lr or --clip"
+            )
 
     def validate(self) -> dict[str, dict[str, float]]:
         """PSNR (dB) and SSIM of the weights that would be saved, by the benchmark's code: {"x2": {"psnr", "ssim"}}.
@@ -257,29 +286,35 @@ class Solver:
         before the next image.
         """
         net, scores = self.ema_net or self.net, {}
-        for number, test_set in enumerate(self.test_sets):
+        try:
+            for test_set in self.test_sets:
+                scores[f"x{test_set.scale}"] = self._validate_on(test_set, net)
+        finally:
+            net.train()
+        return scores
+
+    def _validate_on(self, test_set: BenchmarkSet, net: nn.Module) -> dict[str, float]:
+        own = replace(test_set, pairs=test_set.pairs[self.context.shard(len(test_set))])
+        rows, refusal, shown = [], "", None
+        try:
             upscale = InterruptibleUpscaler(
                 net, test_set.scale, self.device, lambda: self._stop_signal > 0 and self.context.world_size == 1
             )
-            own = replace(test_set, pairs=test_set.pairs[self.context.shard(len(test_set))])
-            rows, refusal = [], ""
-            try:
-                if self.context.is_main_process and number == 0:
-                    shown = upscale(test_set.pairs[0].read()[1])
-                rows = evaluate(upscale, own, check_lr=False).rows if own.pairs else []
-            except InputError as error:  # the others wait for this process, and only the main one prints
-                refusal = str(error)
-            if refusals := list(filter(None, self.context.all_gather([refusal]))):
-                raise InputError(
-                    f"step {self.step} cannot be validated ({refusals[0]}): {self._last_good()}; if the weights grow without "
-                    "bound, try a lower --lr or --clip"
-                )
-            quality = mean_row(self.context.all_gather(rows)).scores
-            scores[f"x{test_set.scale}"] = {"psnr": quality.psnr, "ssim": quality.ssim}
-        if self.context.is_main_process:
+            if self.context.is_main_process and test_set is self.test_sets[0]:
+                shown = upscale(test_set.pairs[0].read()[1])
+            rows = evaluate(upscale, own, check_lr=False).rows if own.pairs else []
+        except StopRequestedError:
+            raise
+        except InputError as error:  # the others wait for this process, and only the main one prints
+            refusal = str(error)
+        except Exception as error:  # third-party networks and file systems may fail in any way
+            refusal = f"{test_set.name} x{test_set.scale}: {type(error).__name__}: {summarize_exception(error)}"
+        if refusals := list(filter(None, self.context.all_gather([refusal]))):
+            raise InputError(refusals[0])
+        if shown is not None:
             self._log.log_image(self.step, shown)
-        net.train()
-        return scores
+        quality = mean_row(self.context.all_gather(rows)).scores
+        return {"psnr": quality.psnr, "ssim": quality.ssim}
 
     def _sync_losses(self) -> None:
         """Copies pending losses and norms to the host. `InputError` after too many consecutive skipped steps.
@@ -352,20 +387,3 @@ class Solver:
 
     def _handle_signal(self, number: int, _frame: object) -> None:
         self._stop_signal = number
-
-    # --- data -----------------------------------------------------------------------------------------------------------
-
-    def _open_test_sets(self) -> list[BenchmarkSet]:
-        """The validation sets at the available scales; missing sets are reported, incomplete ones raise."""
-        test_sets, missing = [], []
-        for scale in self.scales:
-            try:
-                test_sets.append(open_test_set(self.args.val_data_dir, scale))
-            except MissingTestSetError as error:
-                missing.append(error)
-        if missing:
-            self._print_main(f"training without {'some ' if test_sets else ''}validation: {missing[0]}")
-        for test_set in test_sets:  # an unusable pair fails now, not after the first interval
-            bar = f"checking {test_set.name} x{test_set.scale}" if self.context.is_main_process else None
-            evaluate(BicubicUpscaler(test_set.scale), test_set, check_lr=False, bar=bar)
-        return test_sets
