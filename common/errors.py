@@ -22,6 +22,10 @@ class InputError(Exception):
     """Unusable input from the user; the message says what is wrong, where, and what to do about it."""
 
 
+class LaunchError(InputError):
+    """A bad environment of one of several processes; each prints it, since it may be the rank that is wrong."""
+
+
 @contextmanager
 def error_context(path: Path | str) -> Iterator[None]:
     """Prefixes the message of an `InputError` raised in the block with the file being processed."""
@@ -106,7 +110,7 @@ def run_cli(main: Callable[[], None]) -> None:
             if sys.stdout:
                 sys.stdout.flush()  # or it would fail at interpreter exit, with a traceback and exit code 120
     except InputError as error:
-        _leave(f"error: {summarize_exception(error)}", 2)
+        _leave(f"error: {summarize_exception(error)}", 2, everywhere=isinstance(error, LaunchError))
     except KeyboardInterrupt:
         _leave("stopped by Ctrl-C", 130)
     except BrokenPipeError:  # the reader of the pipe has exited, as `| head` does
@@ -143,8 +147,8 @@ def _drop_output(stream: TextIO | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
 
 
-def _leave(message: str, code: int) -> None:
-    if os.environ.get("RANK", "") in ("", "0"):  # only one of several processes prints
+def _leave(message: str, code: int, everywhere: bool = False) -> None:
+    if everywhere or os.environ.get("RANK", "") in ("", "0"):  # only one of several processes prints
         try:
             if sys.stderr:
                 print(message, file=sys.stderr)

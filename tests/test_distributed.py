@@ -17,7 +17,7 @@ from conftest import ROOT, difference
 from common.errors import InputError
 from model.checkpoint import read_state_dict, safe_torch_load
 from tests.stress.crash_recovery import log_of
-from training.distributed import DistributedContext
+from training.distributed import DistributedContext, is_distributed
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found by /proc")
 FLAGS = "--patch_size 8 --batch_size 7 --init identity --device cpu --print_interval 3 --lr 1e-3".split()  # noqa: SIM905
@@ -140,3 +140,31 @@ def test_torchrun_with_more_processes_than_patches_is_refused(data, tmp_path, ex
     monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
     monkeypatch.setattr(DistributedContext, "all_gather", lambda context, items: items)
     expect_error("too small for 9 processes", "train.py", *data, *FLAGS, "--ckpt_dir", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("variables", "phrase"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two', not a whole number from 1"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0'"),
+        ({"RANK": "-1"}, "RANK is '-1'"),
+        ({"LOCAL_RANK": "x"}, "LOCAL_RANK is 'x'"),
+        ({"LOCAL_WORLD_SIZE": "1.5"}, "LOCAL_WORLD_SIZE is '1.5'"),
+        ({"WORLD_SIZE": "2"}, "RANK is missing"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is 2, but WORLD_SIZE is 2"),
+        ({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_WORLD_SIZE": "3"}, "LOCAL_WORLD_SIZE is 3"),
+        ({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "1"}, "LOCAL_RANK is 1"),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, "MASTER_ADDR"),
+    ],
+)
+def test_a_bad_launch_environment_is_one_line(data, tmp_path, expect_error, monkeypatch, variables, phrase):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    expect_error(phrase, "train.py", *data, *FLAGS, "--ckpt_dir", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_launch_environment_is_one_process(monkeypatch):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "")
+    assert not is_distributed() and DistributedContext(torch.device("cpu")).world_size == 1

@@ -12,6 +12,7 @@ import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import torch
@@ -19,14 +20,50 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common.errors import InputError, stop_signals, summarize_exception
+from common.errors import InputError, LaunchError, stop_signals, summarize_exception
 
 Item = TypeVar("Item")
+FIX_LAUNCH = "unset it, or start the processes by torchrun or --num_gpu"
 
 
 def is_distributed() -> bool:
     """Whether this process is one of several that a launcher started."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return LaunchEnvironment.read().world_size > 1
+
+
+@dataclass(frozen=True)
+class LaunchEnvironment:
+    """What a launcher such as `torchrun` says to each process by environment variables; empty ones count as missing."""
+
+    world_size: int
+    rank: int
+    local_world_size: int
+    local_rank: int
+
+    @classmethod
+    def read(cls) -> LaunchEnvironment:
+        """Raises `LaunchError` for values that are no numbers or do not fit together."""
+        world_size = _read_number("WORLD_SIZE", 1, least=1)
+        if world_size > 1 and not os.environ.get("RANK", "").strip():
+            raise LaunchError(f"WORLD_SIZE is {world_size}, but RANK is missing: {FIX_LAUNCH}")
+        here = _read_number("LOCAL_WORLD_SIZE", 1, least=1)
+        environment = cls(world_size, _read_number("RANK", 0), here, _read_number("LOCAL_RANK", 0))
+        if environment.rank >= world_size:
+            raise LaunchError(f"RANK is {environment.rank}, but WORLD_SIZE is {world_size}: {FIX_LAUNCH}")
+        if here > world_size:
+            raise LaunchError(f"LOCAL_WORLD_SIZE is {here}, but WORLD_SIZE is {world_size}: {FIX_LAUNCH}")
+        if os.environ.get("LOCAL_WORLD_SIZE", "").strip() and environment.local_rank >= here:
+            raise LaunchError(f"LOCAL_RANK is {environment.local_rank}, but LOCAL_WORLD_SIZE is {here}: {FIX_LAUNCH}")
+        return environment
+
+
+def _read_number(name: str, default: int, least: int = 0) -> int:
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and int(text) >= least):
+        raise LaunchError(f"the environment variable {name} is {text!r}, not a whole number from {least}: {FIX_LAUNCH}")
+    return int(text)
 
 
 def launch(script: str, flags: Sequence[str], processes: int) -> int:
@@ -68,12 +105,12 @@ class DistributedContext:
 
     def __init__(self, device: torch.device):
         self.world_size, self.rank, self.device = 1, 0, device
-        if is_distributed():
+        environment = LaunchEnvironment.read()
+        if environment.world_size > 1:
             if device.type == "mps":
                 raise InputError("a Mac's GPU trains in one process: use --device cpu for several")
-            local = int(os.environ.get("LOCAL_RANK", "0"))
             if device.type == "cuda":
-                here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+                local, here = environment.local_rank, environment.local_world_size
                 if max(here - 1, local) >= torch.cuda.device_count():  # the same in all processes, of which one prints
                     raise InputError(
                         f"this machine has {torch.cuda.device_count()} GPUs, too few: start fewer processes"
@@ -81,7 +118,10 @@ class DistributedContext:
                 self.device = torch.device("cuda", local)
                 torch.cuda.set_device(self.device)
             if not dist.is_initialized():
-                dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+                try:
+                    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+                except ValueError as error:  # MASTER_ADDR, MASTER_PORT
+                    raise LaunchError(f"{summarize_exception(error)}: {FIX_LAUNCH}") from None
             self.world_size, self.rank = dist.get_world_size(), dist.get_rank()
 
     @property
