@@ -130,7 +130,11 @@ def build_page(app: App) -> Any:
     import gradio as gr
 
     def upscale(
-        source: str | None, scale: int, ensemble: bool, request: gr.Request, progress: Any = gr.Progress()
+        source: str | None,
+        scale: int,
+        ensemble: bool,
+        request: gr.Request,
+        progress: Any = gr.Progress(),  # noqa: B008 - Gradio looks for it here
     ) -> tuple:
         session = str(request.session_hash)
         try:
