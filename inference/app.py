@@ -129,9 +129,13 @@ def build_page(app: App) -> Any:
     """The page as a `gradio.Blocks`."""
     import gradio as gr
 
-    tracker = gr.Progress()  # as a default argument, by which Gradio recognizes it
-
-    def upscale(source: str | None, scale: int, ensemble: bool, request: gr.Request, progress: Any = tracker) -> tuple:
+    def upscale(
+        source: str | None,
+        scale: int,
+        ensemble: bool,
+        request: gr.Request,
+        progress: Any = gr.Progress(),  # noqa: B008 - Gradio looks for it here
+    ) -> tuple:
         session = str(request.session_hash)
         try:
             if source is None:

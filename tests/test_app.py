@@ -1,4 +1,4 @@
-"""The page to upscale images in a browser: its API, and in Chromium an upload, the slider, the download and a broken file."""
+"""The page to upscale images in a browser: its API, its errors, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -150,50 +149,3 @@ def test_nothing_is_left_after_the_end(python, photo, tmp_path):
     assert server.upscale(photo)[0] == "complete" and server.files()
     assert server.stop() == 143
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_page_in_a_browser(server, chromium, photo, broken, tmp_path):
-    from selenium.webdriver import ActionChains
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    wait = WebDriverWait(chromium, 60)
-
-    def find(selector: str, number: int = 1):
-        return wait.until(
-            lambda _: (found := chromium.find_elements(By.CSS_SELECTOR, selector))[number - 1 :] and found
-        )
-
-    before = set(server.files())
-    chromium.get(server.url)
-    find("#image input[type=file]")[0].send_keys(str(photo))
-    wait.until(lambda _: "photo" in chromium.find_element(By.ID, "image").text)
-    find("#start")[0].click()
-    images = find("#slider img", 2)
-    wait.until(
-        lambda _: all(chromium.execute_script("return arguments[0].naturalWidth", each) == 96 for each in images)
-    )
-    place = "return document.querySelector('#slider .outer').getBoundingClientRect().x"
-    start = chromium.execute_script(place)
-    handle = find("#slider .outer")[0]
-    ActionChains(chromium).click_and_hold(handle).move_by_offset(60, 0).release().perform()
-    wait.until(lambda _: chromium.execute_script(place) == pytest.approx(start + 60, abs=5))
-    link = wait.until(
-        lambda _: chromium.execute_script("return document.querySelector('a#download, #download a')?.href")
-    )
-    check_download(requests.get(link, timeout=30).content, tmp_path, photo)
-    hosts = chromium.execute_script("return performance.getEntriesByType('resource').map(each => each.name)")
-    assert {urlsplit(each).hostname for each in hosts if each.startswith("http")} == {"127.0.0.1"}
-
-    find("#image button[aria-label=Clear], #image button[aria-label='Remove this file']")[0].click()
-    find("#image input[type=file]")[0].send_keys(str(broken))
-    wait.until(lambda _: "broken" in chromium.find_element(By.ID, "image").text)
-    find("#start")[0].click()
-    wait.until(lambda _: "broken.png is not a readable image" in chromium.find_element(By.TAG_NAME, "body").text)
-
-    assert set(server.files()) - before
-    chromium.get("about:blank")
-    deadline = time.monotonic() + 30
-    while set(server.files()) - before and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not set(server.files()) - before
