@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -122,39 +121,6 @@ def test_the_random_state_of_the_gpu_is_saved_and_restored(train, tmp_path):
     torch.cuda.manual_seed(99)
     assert train("run", *flags, "--resume").code == 0
     assert torch.equal(torch.cuda.get_rng_state(), saved)
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
-def test_a_signal_ends_a_run_within_ten_seconds_with_one_line(training_set, tmp_path, number, code):
-    argv = [sys.executable, ROOT / "train.py", "--train_data_path", training_set, "--val_data_dir", "none"]
-    argv += ["--ckpt_dir", tmp_path, *SMALL, "--max_steps", 100_000, "--print_interval", 1000]
-    with open(tmp_path / "err", "w") as err:
-        process = subprocess.Popen([str(arg) for arg in argv], stdout=subprocess.PIPE, stderr=err, text=True)
-    while not (tmp_path / "cfsrcnn_tensorboard").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    time.sleep(1)
-    process.send_signal(number)
-    start = time.monotonic()
-    assert process.wait(timeout=60) == code and time.monotonic() - start < 10
-    lines = (tmp_path / "err").read_text().replace("\r", "\n").splitlines()
-    said = [line for line in lines if line.strip() and "step/s" not in line and "?step" not in line]
-    assert len(said) == 1 and said[0].startswith("stopped at step ") and "go on with --resume" in said[0], said
-    assert torch.load(tmp_path / "cfsrcnn_latest.train.pt", weights_only=True)["step"] == int(said[0].split()[3][:-1])
-
-
-def shell(command: str, training_set, folder) -> int:
-    """The exit code of a run of 4 steps with 4 lines of output, as part of a shell command."""
-    argv = [sys.executable, "-u", ROOT / "train.py", "--train_data_path", training_set, "--val_data_dir", "none"]
-    argv += ["--ckpt_dir", folder, *SMALL, "--max_steps", 4, "--print_interval", 1]
-    line = command.replace("TRAIN", shlex.join(map(str, argv)))
-    return subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, timeout=120).returncode
-
-
-@pytest.mark.parametrize("command", ["TRAIN | head -n 1", "TRAIN 2>&1 | head -n 1", "TRAIN >&- 2>&-"])
-def test_training_goes_on_without_a_reader(training_set, tmp_path, command):
-    assert shell(command, training_set, tmp_path / "run") == 0
-    assert (tmp_path / "run/cfsrcnn_4.pth").exists() and len(log_of(tmp_path / "run")) == 4
 
 
 def test_a_run_stopped_by_sigterm_goes_on_as_if_never_stopped(train, training_set, test_set, tmp_path):
@@ -421,18 +387,3 @@ def test_a_training_state_is_not_taken_for_weights(expect_error, train, tmp_path
     argv = ["tcw_sample.py", "--scale", 2, "--ckpt_path"]
     expect_error("is the state of a training run", *argv, tmp_path / "run/cfsrcnn_latest.train.pt")
     expect_error("run is a folder", *argv, tmp_path / "run")
-
-
-def test_sigterm_leaves_no_temporary_file(image_folder, tmp_path):
-    """div2h5.py is stopped while it writes."""
-    slow = "import time, dataset.training_set as p; r = p.read_image; p.read_image = lambda f: (time.sleep(1), r(f))[1]"
-    code = f"{slow}; import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    argv = [sys.executable, "-c", code, ROOT / "div2h5.py", "--source", image_folder, "--out", tmp_path / "a.h5"]
-    process = subprocess.Popen([str(arg) for arg in argv], stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    for _ in range(600):
-        if any(tmp_path.iterdir()):
-            break
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert "stopped by SIGTERM" in process.communicate(timeout=60)[1] and process.returncode == 143
-    assert not any(tmp_path.iterdir())
