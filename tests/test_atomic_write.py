@@ -80,4 +80,7 @@ def test_on_a_full_disk_each_command_keeps_what_stood_there(command, expect_erro
     assert name == "set" or file.read_text() == "the earlier one"
     assert file.exists() == (name != "set") and not list((tmp_path / "out").rglob(".unfinished_*"))
     assert command(*argv).code == 0
-    assert file.is_dir() if name == "set" else file.read_bytes() != b"the earlier one"
+    if name == "results":  # a results.json that is not of this run is left alone; the results go to a folder beside it
+        assert file.read_text() == "the earlier one" and len(list((tmp_path / "out").rglob("results.json"))) == 2
+    else:
+        assert file.is_dir() if name == "set" else file.read_bytes() != b"the earlier one"

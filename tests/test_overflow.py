@@ -105,12 +105,15 @@ def test_the_commands_go_on_in_fp32_and_say_so_once(command, loud_model, folder,
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
-def test_where_fp32_is_not_enough_the_file_is_named(expect_error, loud_model, folder, precision):
+def test_where_fp32_is_not_enough_the_file_is_named(command, expect_error, loud_model, folder, precision):
     argv, spoil = loud_model
     spoil()
-    for kind in ("--input", "--test_data_dir"):
-        line = expect_error("the network's output is not finite in fp32", *argv, "--precision", precision, kind, folder)
-        assert line.startswith(f"error: {folder / '0.png'}: ")
+    cause = "the network's output is not finite in fp32"
+    line = expect_error(cause, *argv, "--precision", precision, "--test_data_dir", folder)
+    assert line.startswith(f"error: {folder / '0.png'}: ")
+    outcome = command(*argv, "--precision", precision, "--input", folder)  # each image has a line, and the last sums up
+    assert outcome.code == 2 and "error: 3 of 3 images failed" in outcome.err and outcome.err.count(cause) == 3
+    assert f"{folder / '0.png'}: {cause}" in outcome.err
 
 
 def test_from_python_too(capsys):

@@ -89,7 +89,7 @@ def test_images_too_small_for_its_pooling_are_one_line(published, expect_error, 
 def test_tiles_are_refused_since_attention_sees_the_whole_image(published, expect_error, image_folder, tmp_path):
     words = ["--test_data_dir", image_folder, "--ckpt_path", published("rlfn", 2), "--sample_dir", tmp_path]
     expect_error(
-        "the receptive field covers the whole image",
+        "the receptive field of this network covers the whole image",
         "tcw_sample.py",
         "--model",
         "rlfn",
