@@ -40,6 +40,7 @@ from training.nonfinite import BufferSnapshot, propagate_nonfinite, step_if_fini
 from training.schedule import Clock, learning_rate
 from training.state import TrainingState
 from training.stopping import InterruptibleUpscaler, StopRequestedError
+from training.trial import try_network
 
 LOSSES = {"MSE": nn.MSELoss, "L1": nn.L1Loss, "SmoothL1": nn.SmoothL1Loss}
 OPTIMIZERS = {"adam": torch.optim.Adam, "muon": MuonWithAuxAdam}
@@ -91,6 +92,8 @@ class Solver:
             self._print_main(str(self.net))
         self.sampler = build_sampler(args, context, images, preload)
         self.test_sets = open_validation_sets(args, context, self.scales)
+        if args.model != "cfsrcnn":  # our own takes any size
+            try_network(args.model, self.net, self.device, args.patch_size, self.scales, self.test_sets)
         self._pending: list[tuple[Tensor, Tensor]] = []  # losses and gradient norms still on the device
         self._interval_losses: list[tuple[float, float]] = []  # loss and norm of each step since the last log line
         self._consecutive_skips = self._saved_step = 0

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 
-from torch import nn
+from torch import Tensor, nn
 
 from common.errors import InputError, summarize_exception
 
@@ -33,12 +34,36 @@ def get_model_class(name: str) -> type[nn.Module]:
 
 
 def create_model(name: str, scale: int, multi_scale: bool = False, group: int = 1) -> nn.Module:
-    """A newly initialized `Net(scale=, multi_scale=, group=)` of `model/NAME.py`. Raises `InputError` if that fails."""
-    net = get_model_class(name)
+    """A newly initialized `Net(scale=, multi_scale=, group=)` of `model/NAME.py`. Raises `InputError` if that fails.
+
+    It takes `forward(x, scale)`, also if its author wrote `forward(x)` alone.
+    """
+    model_class = get_model_class(name)
     try:
-        return net(scale=scale, multi_scale=multi_scale, group=group)
+        net = model_class(scale=scale, multi_scale=multi_scale, group=group)
     except InputError:
         raise
     except Exception as error:  # third-party code may fail in any way
         what = f"{type(error).__name__}: {summarize_exception(error)}"
         raise InputError(f"model/{name}.py cannot be built with scale={scale}, group={group} ({what})") from None
+    if not isinstance(net, nn.Module):
+        raise InputError(f"model/{name}.py: Net makes a {type(net).__name__}, but a model must be a torch.nn.Module")
+    return _accept_scale(net)
+
+
+def _accept_scale(net: nn.Module) -> nn.Module:
+    """`net`; if its `forward` takes no scale, of a subclass whose `forward` ignores it, so that copies of `net` do, too."""
+    kind = type(net)
+    try:
+        inspect.signature(net.forward).bind(None, 2)
+        return net
+    except ValueError:  # a forward without a signature, such as a compiled one
+        return net
+    except TypeError:
+        pass
+
+    def forward(self: nn.Module, x: Tensor, scale: int | None = None) -> Tensor:
+        return kind.forward(self, x)
+
+    net.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+    return net

@@ -180,7 +180,8 @@ def test_a_net_that_fails_is_one_line(plug_in, expect_error, tmp_path):
 def test_a_net_that_makes_another_size_is_one_line(plug_in, train):
     plug_in("guest", GUEST.replace("each**2, 3", "each**4, 3").replace("(x), scale)", "(x), scale**2)"))
     outcome = train("--scale", 2)
-    assert outcome.code == 2 and "model/guest.py made (2, 3, 32, 32) of (2, 3, 8, 8) at scale 2" in outcome.err
+    assert outcome.code == 2 and "model/guest.py cannot be trained: on an LR image of 8x8 at scale 2" in outcome.err
+    assert "of shape (1, 3, 32, 32), not floats of shape (1, 3, 16, 16)" in outcome.err
 
 
 def test_ema_weights_come_with_its_running_statistics(plug_in, train, tmp_path):
@@ -200,3 +201,63 @@ def test_the_former_name_of_an_initialization_is_accepted():
     from train import parse_flags
 
     assert parse_flags(["--init", "he"]).init == parse_flags(["--init", "kaiming"]).init == "kaiming"
+
+
+# --- networks that fail, tried before the first step ---------------------------------------------------------------------
+
+FAULTS = {
+    "windows": (
+        "x = x.view(x.shape[0], 3, x.shape[2] // 8, 8, -1, 8).view(x.shape)",
+        "at scale 2 it fails (RuntimeError",
+    ),
+    "list": ("return [x]", "forward returned a list, not a tensor"),
+    "shape": ("return x", "forward returned torch.float32 of shape (1, 3, 8, 8), not floats of shape (1, 3, 16, 16)"),
+    "integers": (
+        "return torch.nn.functional.interpolate(x, scale_factor=2).round().long()",
+        "forward returned torch.int64 of shape (1, 3, 16, 16)",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_forward_that_fails_is_one_line_before_the_first_step(plug_in, train, image_folder, tmp_path, fault):
+    line, message = FAULTS[fault]
+    plug_in(
+        "guest",
+        GUEST.replace("    def forward(self, x, scale):\n", f"    def forward(self, x, scale):\n        {line}\n"),
+    )
+    outcome = train("--scale", 2, "--val_data_dir", image_folder)
+    errors = [each for each in outcome.err.splitlines() if each.startswith("error: ")]
+    assert outcome.code == 2 and len(errors) == 1 and "Traceback" not in outcome.err, outcome
+    size = "36x30" if fault == "windows" else "8x8"  # of the images in validation; of a patch
+    assert f"model/guest.py cannot be trained: on an LR image of {size} at scale 2 it fails" in errors[0]
+    assert message in errors[0] and not (tmp_path / "run/guest_3.pth").exists()
+
+
+def test_a_forward_without_a_scale_is_accepted(plug_in, train, command, image_folder, tmp_path):
+    plug_in(
+        "guest",
+        GUEST.replace("forward(self, x, scale)", "forward(self, x)")
+        .replace('f"x{scale}"', '"x2"')
+        .replace("(x), scale)", "(x), 2)"),
+    )
+    assert train("--scale", 2, "--val_data_dir", image_folder, "--ema", 0.9).code == 0
+    argv = [
+        "--model",
+        "guest",
+        "--scale",
+        2,
+        "--ckpt_path",
+        tmp_path / "run/guest_3.pth",
+        "--test_data_dir",
+        image_folder,
+    ]
+    outcome = command("tcw_sample.py", *argv, "--sample_dir", tmp_path / "out", "--device", "cpu")
+    assert outcome.code == 0, outcome
+    plug_in("guest", GUEST)
+    assert (
+        train("--scale", 2, "--ckpt_dir", tmp_path / "with_scale", "--ema", 0.9, "--val_data_dir", image_folder).code
+        == 0
+    )
+    one, other = (read_state_dict(tmp_path / folder / "guest_3.pth") for folder in ("run", "with_scale"))
+    assert all(torch.equal(one[name], other[name]) for name in other)
