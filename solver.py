@@ -38,7 +38,7 @@ from training.log import TrainingLog
 from training.muon import MuonWithAuxAdam
 from training.nonfinite import BufferSnapshot, propagate_nonfinite, step_if_finite, update_ema
 from training.schedule import Clock, learning_rate
-from training.state import TrainingState
+from training.state import TrainingState, describe_changes
 from training.stopping import InterruptibleUpscaler, StopRequestedError
 from training.trial import try_network
 
@@ -387,6 +387,8 @@ class Solver:
         self.clock.start(self.step, saved["elapsed"])
         self._saved_step, self._interval_losses = self.step, saved["window"]
         self._print_main(f"resumed {self.state.path} at step {self.step}")
+        if changes := describe_changes(saved["settings"], self.args):
+            self._print_main(changes)
 
     def _handle_signal(self, number: int, _frame: object) -> None:
         self._stop_signal = number

@@ -47,6 +47,19 @@ RESUME_INVARIANTS = (
     "hard_crops",
 )  # fixed for the whole run
 
+FRESH_START_ONLY = ("init", "pretrained")  # decide initial weights, which a resumed run does not need
+CHANGEABLE = ("loss_fn", "lr", "lr_schedule", "decay", "warmup", "clip", "precision", "train_data_path")
+
+
+def describe_changes(settings: dict, args: argparse.Namespace) -> str | None:
+    """One line on the flags of a resumed run that differ from its `settings` so far: without effect, or in force from here on."""
+    differs = [name for name in settings if getattr(args, name, settings[name]) != settings[name]]
+    ignored = [f"--{name}" for name in FRESH_START_ONLY if name in differs]
+    changed = [f"--{name} {getattr(args, name)} (was {settings[name]})" for name in CHANGEABLE if name in differs]
+    notes = [f"{' and '.join(ignored)} without effect, the weights are those of the run"] if ignored else []
+    notes += [f"from here on {', '.join(changed)}"] if changed else []
+    return f"--resume: {'; '.join(notes)}" if notes else None
+
 
 class TrainingState:
     """The state file of one run; `ema` is None without EMA weights."""
@@ -76,6 +89,7 @@ class TrainingState:
             saved = safe_torch_load(self.path)
             saved.setdefault("elapsed", saved["seconds"])  # states of before --max_minutes have neither
             saved.setdefault("lr", 0.0)
+            saved.setdefault("settings", {})
             options = {name: saved[name] for name in STATE_KEYS}["options"].items()
             saved["step"], saved["seconds"] = int(saved["step"]), float(saved["seconds"])
             saved["elapsed"], saved["lr"] = float(saved["elapsed"]), float(saved["lr"])
@@ -97,6 +111,7 @@ class TrainingState:
         """Writes the state atomically. `counters`: plain values, "images", "step", "seconds", "elapsed", "lr" and "window"."""
         state = {
             "options": {name: getattr(self._args, name) for name in RESUME_INVARIANTS},
+            "settings": {name: getattr(self._args, name) for name in (*FRESH_START_ONLY, *CHANGEABLE)},
             **counters,
             "net": net.state_dict(),
             "ema": ema.state_dict() if ema else None,

@@ -1,0 +1,30 @@
+"""`--resume` with other flags than before: what has no effect, and what changes from here on, is said in one line."""
+
+from __future__ import annotations
+
+import pytest
+
+SMALL = ["--patch_size", 8, "--batch_size", 1, "--print_interval", 1, "--device", "cpu", "--init", "identity"]
+
+
+@pytest.fixture
+def train(command, training_set, tmp_path):
+    where = ["--train_data_path", training_set, "--val_data_dir", tmp_path / "none", "--ckpt_dir", tmp_path / "run"]
+    return lambda *flags: command("train.py", *where, *SMALL, *flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ([], None),
+        (["--init", "kaiming"], "--resume: --init without effect, the weights are those of the run"),
+        (["--pretrained", "nowhere.pth"], "--resume: --pretrained without effect, the weights are those of the run"),
+        (["--loss_fn", "L1", "--lr", 1e-3], "--resume: from here on --loss_fn L1 (was MSE), --lr 0.001 (was 0.0001)"),
+    ],
+)
+def test_other_flags_of_a_resumed_run_are_reported(train, flags, line):
+    assert train("--max_steps", 1).code == 0
+    outcome = train("--max_steps", 2, "--resume", *flags)
+    assert outcome.code == 0, outcome
+    said = [each for each in outcome.out.splitlines() if each.startswith("--resume: ")]
+    assert said == ([line] if line else [])
