@@ -52,7 +52,7 @@ CHANGEABLE = ("loss_fn", "lr", "lr_schedule", "decay", "warmup", "clip", "precis
 
 
 def describe_changes(settings: dict, args: argparse.Namespace) -> str | None:
-    """One line on the flags of a resumed run that differ from its `settings` so far: without effect, or in force from here on."""
+    """One line on the flags that differ from the `settings` of the run so far: without effect, or in force from here on."""
     differs = [name for name in settings if getattr(args, name, settings[name]) != settings[name]]
     ignored = [f"--{name}" for name in FRESH_START_ONLY if name in differs]
     changed = [f"--{name} {getattr(args, name)} (was {settings[name]})" for name in CHANGEABLE if name in differs]
