@@ -6,6 +6,7 @@ import json
 import resource
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import weakref
@@ -23,6 +24,10 @@ from serving import data_server, download, small_archives  # noqa: F401 - fixtur
 from torch import nn
 
 ROOT = Path(__file__).parent.parent
+if hasattr(signal, "SIGHUP"):
+    signal.signal(
+        signal.SIGHUP, signal.SIG_DFL
+    )  # which `nohup` ignores, and the commands under test would inherit that
 GOLDEN = Path(__file__).parent / "golden"
 
 

@@ -112,14 +112,16 @@ def test_a_log_gets_a_whole_line_or_none(tmp_path):
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
 
 
-@pytest.mark.parametrize("size", [0, 1, 5_000])
-def test_curves_that_do_not_fit_are_one_line(command, expect_error, image_folder, tmp_path, size):
+@pytest.mark.parametrize(
+    ("size", "name"), [(0, "cfsrcnn_tensorboard"), (1, "cfsrcnn_tensorboard"), (5_000, "cfsrcnn_2.pth")]
+)  # of what is written later, the weights come first
+def test_curves_that_do_not_fit_are_one_line(command, expect_error, image_folder, tmp_path, size, name):
     """TensorBoard's files are written on a thread of its own."""
     assert command("div2h5.py", "--source", image_folder, "--out", tmp_path / "a.h5", "--scales", 2).code == 0
     where = ["--train_data_path", tmp_path / "a.h5", "--val_data_dir", image_folder, "--ckpt_dir", tmp_path / "run"]
     argv, hook = ["train.py", *where, *SMALL, "--max_steps", 2], threading.excepthook
     with largest_file(size):
-        expect_error("cfsrcnn_tensorboard cannot be written (File too large): free some space", *argv)
+        expect_error(f"{name} cannot be written (File too large): free some space", *argv)
     assert threading.excepthook == hook
     assert command(*argv).code == 0 and len((tmp_path / "run/log.jsonl").read_text().splitlines()) == 1
 
