@@ -67,7 +67,7 @@ def test_x3_and_x4_start_from_x2_and_learn_from_the_teachers_there_are(teachers,
 
 def test_without_teachers_the_targets_are_the_photographs(tmp_path):
     shown = make("--dry-run", "train-x4", "IMAGES=photographs", f"RUNS={tmp_path}").stdout
-    assert "training.distillation" not in shown and "--hard_crops 4 --max_minutes 600" in shown
+    assert "training.distillation" not in shown and "--hard_crops 4 --max_minutes 62" in shown
     assert (
         f"--train_data_path {tmp_path}/photographs_x4.h5 --pretrained {tmp_path}/x2/cfsrcnn_x2_photographs.pth" in shown
     )
