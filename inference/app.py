@@ -70,7 +70,7 @@ class Sessions:
 
 
 class App:
-    """What the page does: `upscale` an uploaded file. Networks are loaded when first asked for; one image runs at a time."""
+    """What the page does: `upscale` an uploaded file. The network is loaded for each image; one image runs at a time."""
 
     def __init__(self, args: argparse.Namespace, folder: Path):
         self.args, self.sessions = args, Sessions(folder)

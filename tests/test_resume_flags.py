@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 SMALL = ["--patch_size", 8, "--batch_size", 1, "--print_interval", 1, "--device", "cpu", "--init", "identity"]
 
@@ -28,3 +29,12 @@ def test_other_flags_of_a_resumed_run_are_reported(train, flags, line):
     assert outcome.code == 0, outcome
     said = [each for each in outcome.out.splitlines() if each.startswith("--resume: ")]
     assert said == ([line] if line else [])
+
+
+def test_damaged_settings_do_not_stop_a_resumed_run(train, tmp_path):
+    assert train("--max_steps", 1).code == 0
+    path = tmp_path / "run/cfsrcnn_latest.train.pt"
+    state = torch.load(path, weights_only=True)
+    torch.save(state | {"settings": {1: torch.zeros(2), "lr": torch.zeros(2)}}, path)
+    outcome = train("--max_steps", 2, "--resume")
+    assert outcome.code == 0 and "--resume: " not in outcome.out, outcome

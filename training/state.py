@@ -93,6 +93,8 @@ class TrainingState:
             options = {name: saved[name] for name in STATE_KEYS}["options"].items()
             saved["step"], saved["seconds"] = int(saved["step"]), float(saved["seconds"])
             saved["elapsed"], saved["lr"] = float(saved["elapsed"]), float(saved["lr"])
+            plain = (str, int, float, bool, type(None))
+            saved["settings"] = {str(k): v for k, v in dict(saved["settings"]).items() if isinstance(v, plain)}
             saved["window"] = [(float(loss), float(norm)) for loss, norm in saved["window"]]
         for name, value in options:
             if name not in RESUME_INVARIANTS or getattr(args, name) != value:
