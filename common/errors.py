@@ -26,6 +26,11 @@ class LaunchError(InputError):
     """A bad environment of one of several processes; each prints it, since it may be the rank that is wrong."""
 
 
+def searched_in(path: Path) -> str:
+    """Where a missing `path` was looked for, to follow its name: " in WORKING_DIRECTORY", or "" if it is absolute."""
+    return "" if path.is_absolute() else f" in {Path.cwd()}"
+
+
 @contextmanager
 def error_context(path: Path | str) -> Iterator[None]:
     """Prefixes the message of an `InputError` raised in the block with the file being processed."""

@@ -177,7 +177,7 @@ def _next_command(name: str, out: Path, scales: list[int]) -> str:
             f"python tcw_sample.py --model cfsrcnn --test_data_dir {folder} --scale {scales[0]} --ckpt_path {weights}"
         )
     some = "" if set(scales) == set(SCALES) else f" --scales {' '.join(map(str, scales))}"
-    if realpath(out) == realpath(Path(__file__).parent):  # where div2h5.py looks by default
+    if realpath(out) == realpath(Path("dataset")):  # where div2h5.py looks by default
         return f"python div2h5.py{some}"
     source, file = (shlex.quote(str(path)) for path in (find_div2k(out), out / "DIV2K_train.h5"))
     return f"python div2h5.py --source {source} --out {file}{some}"

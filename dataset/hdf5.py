@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from common.errors import InputError, summarize_exception, translate_access_errors
+from common.errors import InputError, searched_in, summarize_exception, translate_access_errors
 from common.files import DeferredErrorFile, atomic_write
 from dataset.sources import download_command
 
@@ -61,8 +61,8 @@ def read_hdf5(path: Path | str, scales: Iterable[int]) -> TrainingImages:
     path = Path(path)
     if not path.is_file():
         raise InputError(
-            f"{path} does not exist: make it with `python div2h5.py`, from DIV2K (`{download_command('DIV2K')}`) or any "
-            "folder of images (--source)"
+            f"{path} does not exist{searched_in(path)}: make it with `python div2h5.py`, from DIV2K "
+            f"(`{download_command('DIV2K')}`) or any folder of images (--source)"
         )
     try:
         with translate_access_errors(path), open(path, "rb"):

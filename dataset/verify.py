@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import InputError
+from common.errors import InputError, searched_in
 from common.files import realpath
 from common.progress import progress
 from dataset.benchmark_set import available_scales, normalize_name, open_test_set
@@ -43,7 +43,8 @@ def verify(folder: Path, scales: list[int] | None = None) -> None:
     """
     name, published = published_set(realpath(folder).name)
     if not folder.is_dir():
-        raise InputError(f"{folder} does not exist: download it with `{download_command(name, folder.parent)}`")
+        get = download_command(name, folder.parent)
+        raise InputError(f"{folder} does not exist{searched_in(folder)}: download it with `{get}`")
     wrong, compared = [], 0
     for scale in scales or available_scales(folder):
         if f"x{scale}" not in published:

@@ -304,6 +304,19 @@ def test_without_flags_div2k_in_the_dataset_folder_becomes_div2k_train_h5(div2k,
         assert set(file) == {"HR", "X2", "X3", "X4"} and len(file["X4"]) == 2
 
 
+def test_from_another_folder_the_defaults_are_in_that_folder(command, expect_error, div2k, tmp_path, monkeypatch):
+    """As those of train.py and of all other commands."""
+    (tmp_path / "elsewhere/dataset").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    expect_error(f"is not in dataset/ or dataset/DIV2K/ in {tmp_path}/elsewhere", "div2h5.py")
+    shutil.move(div2k, "dataset")
+    assert command("div2h5.py").code == 0
+    assert names_in(Path("dataset")) == ["DIV2K", "DIV2K_train.h5"]
+    train = ("train.py", "--patch_size", 4, "--batch_size", 1, "--max_steps", 1)
+    assert command(*train, "--device", "cpu").code == 0
+    assert names_in(Path("checkpoint")) and not (ROOT / "dataset/DIV2K_train.h5").exists()
+
+
 def test_images_come_again_shrunk(command, expect_error, image_folder, tmp_path):
     argv = ["div2h5.py", "--source", image_folder, "--scales", 2, "--out", tmp_path / "train.h5"]
     assert command(*argv, "--shrink", 0.5, "--hold_out", 1).code == 0

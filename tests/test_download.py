@@ -57,6 +57,14 @@ def test_what_is_there_is_not_downloaded_again(command, data_server, download, t
     assert next_command(outcome.out)[-3:] == ["--scales", "2", "3"] and command(*next_command(outcome.out)).code == 0
 
 
+def test_the_default_folder_is_that_of_the_next_command(command, data_server, download, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = [each for each in download("DIV2K", "--scales", 2) if each not in ("--out", tmp_path / "data")]
+    outcome = command(*flags)
+    assert outcome.code == 0 and next_command(outcome.out) == ["div2h5.py", "--scales", "2"]
+    assert command(*next_command(outcome.out)).code == 0 and (tmp_path / "dataset/DIV2K_train.h5").is_file()
+
+
 @pytest.mark.parametrize("place", ["DIV2K_train", "."])
 def test_div2k_elsewhere_in_the_folder_is_completed_there(command, data_server, download, tmp_path, place):
     folder = tmp_path / "data" / place
