@@ -23,7 +23,6 @@ from common import SCALES
 from common.device import check_precision, compile_module, fixed_shapes
 from common.errors import InputError, stop_signals, summarize_exception
 from common.files import make_dir
-from common.malloc import tune_malloc
 from common.progress import progress
 from dataset.benchmark_set import BenchmarkSet
 from dataset.patches import Batch
@@ -58,8 +57,6 @@ class Solver:
     def __init__(self, args: argparse.Namespace, context: DistributedContext):
         self.args, self.context = args, context
         self.device = self.context.device
-        if self.device.type == "cpu":
-            tune_malloc()
         check_precision(self.device, args.precision)
         if args.cuda_graph:
             check_cuda_graph(self.device, context.world_size, args.scale)

@@ -46,7 +46,9 @@ def fetch(url: str, target: Path, size: int, digest: str, exact_size: bool = Tru
     if target.exists() and pooch.file_hash(str(target), algorithm) == expected:
         return False
     part, over = target.with_name(f"{target.name}{PART_SUFFIX}"), False
-    pooch.get_logger().setLevel("ERROR")
+    logger = pooch.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")
     try:
         with temporary_dir(target.parent) as place:  # pooch's own temporary file would survive a kill
             os.replace(
@@ -66,6 +68,7 @@ def fetch(url: str, target: Path, size: int, digest: str, exact_size: bool = Tru
             print(f"{part} is kept: run the same command to resume", file=sys.stderr)
         raise
     finally:
+        logger.setLevel(level)
         if over:
             part.unlink(missing_ok=True)
     return True

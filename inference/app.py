@@ -23,6 +23,7 @@ from common import SCALES
 from common.cli import CliParser, bounded, positive_int
 from common.device import pick_device
 from common.errors import InputError, escape_unprintable, run_cli
+from common.malloc import tune_malloc
 from dataset.images import EXTENSIONS, FORMATS, read_rgb
 from dataset.imresize import resize
 from inference.backends import resolve_precision
@@ -199,6 +200,7 @@ def parse_flags() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_flags()
+    tune_malloc()
     with tempfile.TemporaryDirectory(prefix="cfsrcnn_app_", ignore_cleanup_errors=True) as folder:
         # Gradio reads these when it is imported and used
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder, "HF_HUB_OFFLINE": "1"}

@@ -21,6 +21,7 @@ from common.cli import CliParser, bounded, non_negative_int
 from common.device import pick_device
 from common.errors import run_cli
 from common.files import atomic_write, ensure_not_input
+from common.malloc import tune_malloc
 from dataset.prepare import add_padding_flag
 from dataset.training_set import downscale_factor, write_training_set
 from evaluation.cache import hash_files
@@ -149,6 +150,7 @@ def parse_flags() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_flags()
+    tune_malloc()
     distill(
         args.source,
         args.out,
