@@ -36,10 +36,12 @@ class TrainingImages:
         return sum(image.nbytes for images in (self.hr, *self.lr.values()) for image in images)
 
     def load_into_memory(self) -> TrainingImages:
-        """A copy with every image in memory."""
-        return TrainingImages(
-            [np.array(x) for x in self.hr], {s: [np.array(x) for x in lr] for s, lr in self.lr.items()}
-        )
+        """The same with every image in memory. Only mapped ones are copied, once, as reading them would copy them."""
+
+        def load(images: list[np.ndarray]) -> list[np.ndarray]:
+            return [np.array(image) if isinstance(image, np.memmap) else image for image in images]
+
+        return TrainingImages(load(self.hr), {scale: load(lr) for scale, lr in self.lr.items()})
 
 
 def write_hdf5(path: Path, pairs: Iterable[tuple[np.ndarray, dict[int, np.ndarray]]]) -> None:
