@@ -106,6 +106,9 @@ def run_cli(main: Callable[[], None]) -> None:
                 signal.signal(number, _leave_on_signal)  # removes temporary files
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged metadata, which no user can mend
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # likewise
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed when Python started
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for names the terminal cannot show
     try:
