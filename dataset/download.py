@@ -191,8 +191,12 @@ def _name(text: str) -> str:
 
 
 def _server(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    try:
+        parts = urlsplit(text)
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # from `port`, which must be a number, or for brackets that do not match
+        valid = False
+    if not valid:
         raise argparse.ArgumentTypeError(f"{text} is not an http or https URL, such as https://example.org/data")
     return text
 

@@ -153,7 +153,15 @@ def test_a_trap_on_a_mirror_leaves_no_trace(expect_error, data_server, download,
 def test_flags_that_make_no_sense_are_rejected(expect_error, data_server, download):
     expect_error("Set6 cannot be downloaded: choose from DIV2K", *download("Set6"))
     expect_error("only DIV2K has validation images: leave out --valid", *download("Set5", "--valid"))
-    for url in ("example.org", "ftp://example.org/a", "file:///etc"):
+    for url in (
+        "example.org",
+        "ftp://example.org/a",
+        "file:///etc",
+        "http://",
+        "http://a:b",
+        "http://a:99999",
+        "http://[::1",
+    ):
         expect_error(f"{url} is not an http or https URL", *download("Set5"), "--base_url", url)
     assert not data_server.asked
 
