@@ -102,6 +102,8 @@ class TeacherPool:
 
 def _load(teacher: Teacher, scale: int) -> torch.nn.Module:
     with error_context(f"--teacher {teacher}"):
+        if teacher.path.is_dir():
+            raise InputError("it is a folder: name the file of the weights in it")
         if not teacher.path.is_file():
             raise InputError("there is no such file; docs/training.md says where the teachers' weights are published")
         return load_model(teacher.path, teacher.model, scale)
