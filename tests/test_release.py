@@ -89,6 +89,13 @@ def test_the_papers_benchmark_command_is_understood(expect_error, tmp_path, monk
     )
 
 
+def test_the_tables_of_the_paper_say_where_data_were_looked_for(expect_error, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expect_error(f"--data dataset: no such folder in {tmp_path}; name", "-m", "evaluation.paper")
+    (tmp_path / "dataset").mkdir()
+    expect_error(f"--checkpoints checkpoint: no such file or folder in {tmp_path}; name", "-m", "evaluation.paper")
+
+
 def test_the_papers_hdf5_command_says_what_it_lacks(expect_error, monkeypatch, tmp_path):
     import dataset.training_set  # the module that would write
 
