@@ -10,13 +10,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from common.files import make_dir_within, parse_json
+from common.files import atomic_write, make_dir_within, parse_json
 from dataset.benchmark_set import BenchmarkSet, ImagePair
-from dataset.images import conversion_summary, write_png
+from dataset.images import conversion_summary
 from evaluation.cache import NON_KEY_FIELDS
 from evaluation.evaluate import evaluate
-from evaluation.html_report import REPORT, write_report
+from evaluation.html_report import REPORT, Report, encode_png
 from evaluation.report import format_mean, format_table, write_results
 from inference.upscaler import Upscale
 
@@ -34,16 +35,20 @@ def run_benchmark(
     for kind in ("SR", "HR"):
         make_dir_within(top, folder / kind)
 
-    def write_images(pair: ImagePair, sr: np.ndarray, hr: np.ndarray) -> None:
-        write_png(folder / "SR" / pair.sr_name, sr)
-        write_png(folder / "HR" / f"{pair.hr_path.stem}.png", hr)
+    with Report(folder, test_set.scale) as report:
 
-    result = evaluate(upscale, test_set, write_images, bar=f"{test_set.name} x{test_set.scale}")
-    write_results(folder / "results.json", metadata, result)  # before the report, which may fail
-    bicubic = write_report(folder, metadata, test_set, result)
-    if baseline:
-        write_results(folder / "results.json", metadata, result, bicubic)
-    print(format_table(result, bicubic if baseline else None))
+        def write_images(pair: ImagePair, hr: np.ndarray, lr: np.ndarray, sr: np.ndarray) -> None:
+            pngs = {"sr": encode_png(Image.fromarray(sr)), "hr": encode_png(Image.fromarray(hr))}
+            for file, png in (f"SR/{pair.sr_name}", pngs["sr"]), (f"HR/{pair.hr_path.stem}.png", pngs["hr"]):
+                with atomic_write(folder / file) as temporary:
+                    temporary.write_bytes(png)
+            report.add(pair, hr, lr, sr, pngs)
+
+        result = evaluate(upscale, test_set, write_images, bar=f"{test_set.name} x{test_set.scale}")
+        bicubic = report.baseline() if baseline else None
+        write_results(folder / "results.json", metadata, result, bicubic)  # before the report, which may fail
+        report.write(metadata, test_set, result)
+    print(format_table(result, bicubic))
     print(format_mean(f"{test_set.name} x{test_set.scale} {run}, protocol {metadata['protocol']}", result))
     if note := conversion_summary((pair.hr_path.name, pair.hr_info) for pair in test_set.pairs):
         print(note)

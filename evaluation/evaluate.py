@@ -39,7 +39,7 @@ class EvalResult:
     lr_mismatch: float
 
 
-OnImage = Callable[[ImagePair, np.ndarray, np.ndarray], None]
+OnImage = Callable[[ImagePair, np.ndarray, np.ndarray, np.ndarray], None]
 
 
 def evaluate(
@@ -51,8 +51,8 @@ def evaluate(
 ) -> EvalResult:
     """Upscales and measures each pair of a test set. Raises an `InputError` that names a pair that cannot be used.
 
-    `on_image(pair, sr, hr)` is called for each image. `check_lr`: compute `lr_mismatch` for LR images from files. `bar`: the
-    label of a progress bar; None for no bar.
+    `on_image(pair, hr, lr, sr)` is called for each image, on another thread. `check_lr`: compute `lr_mismatch` for LR images
+    from files. `bar`: the label of a progress bar; None for no bar.
     """
     rows: list[ImageResult] = []
     mismatches: list[float] = []
@@ -64,7 +64,7 @@ def evaluate(
         if check_lr and pair.lr_path is not None:
             mismatches.append(lr_mismatch(hr, lr, test_set.scale))
         if on_image:
-            on_image(pair, sr, hr)
+            on_image(pair, hr, lr, sr)
 
     pairs = test_set.pairs
     shown = pairs if bar is None else progress(pairs, desc=bar, unit="image")

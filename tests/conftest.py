@@ -23,6 +23,10 @@ from PIL import Image
 from serving import data_server, download, small_archives  # noqa: F401 - fixtures
 from torch import nn
 
+import dataset.benchmark_set
+import dataset.images
+from dataset.images import DecodedImage, read_image
+
 ROOT = Path(__file__).parent.parent
 if hasattr(signal, "SIGHUP"):
     signal.signal(
@@ -62,6 +66,20 @@ def command(capsys, monkeypatch):
         return Outcome(code, out, err)
 
     return run
+
+
+@pytest.fixture
+def decoded(monkeypatch) -> list[Path]:
+    """The image files decoded by `read_image` from now on, in this order."""
+    files: list[Path] = []
+
+    def read(path: Path | str) -> DecodedImage:
+        files.append(Path(path))
+        return read_image(path)
+
+    for module in (dataset.images, dataset.benchmark_set):
+        monkeypatch.setattr(module, "read_image", read)
+    return files
 
 
 @pytest.fixture

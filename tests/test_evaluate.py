@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -74,6 +75,20 @@ def test_the_baseline_is_computed_once(command, image_folder, checkpoint, tmp_pa
     monkeypatch.setattr(BicubicUpscaler, "__call__", lambda self, lr: sizes.append(lr.shape) or upscale(self, lr))
     argv = ["--test_data_dir", image_folder, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
     assert command("tcw_sample.py", *argv, "--baseline").code == 0 and len(sizes) == 4
+
+
+@pytest.mark.parametrize("flags", [[], ["--baseline"]])
+def test_each_file_is_decoded_once_and_no_sr_image_is_read_back(
+    command, butterfly, checkpoint, tmp_path, decoded, flags
+):
+    argv = ["--test_data_dir", butterfly, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
+    assert command("tcw_sample.py", *argv, *flags).code == 0
+    assert decoded == [butterfly / f"x2/img_003_SRF_2_{kind}.png" for kind in ("HR", "LR")]
+    folder = tmp_path / "out/net/Fly/x2"
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    for kind in ("SR", "HR"):
+        png = base64.b64encode((folder / f"{kind}/img_003_SRF_2_{kind}.png").read_bytes()).decode()
+        assert f'id="image-0-{kind.lower()}">data:image/png;base64,{png}<' in page
 
 
 def test_the_figures_are_kept_though_the_report_fails(expect_error, image_folder, checkpoint, tmp_path):
