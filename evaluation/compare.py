@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from common import SCALES
-from common.errors import InputError
+from common.errors import InputError, error_context
 from common.progress import progress
 from dataset.benchmark_set import BenchmarkSet, ImagePair
 from dataset.images import EXTENSIONS, FORMATS, read_rgb
@@ -113,10 +113,9 @@ def measure_folder(folder: Path, test_set: BenchmarkSet) -> EvalResult:
     rows, found = [], match_sr(folder, test_set.pairs)
     for pair in progress(test_set.pairs, desc=f"{folder.name}, {test_set.name} x{test_set.scale}", unit="image"):
         file = _require(folder, pair, found)
-        try:
-            rows.append(ImageResult(pair.sr_name, compute_scores(read_rgb(file), pair.read()[0], pair.scale), 0.0))
-        except InputError as error:
-            raise InputError(f"{error} ({file})") from None
+        sr, (hr, _) = read_rgb(file), pair.read()
+        with error_context(file):
+            rows.append(ImageResult(pair.sr_name, compute_scores(sr, hr, pair.scale), 0.0))
     return EvalResult(rows, mean_row(rows), 0.0)
 
 
@@ -173,10 +172,9 @@ def _fits(folder: Path, test_set: BenchmarkSet) -> bool:
     found = match_sr(folder, test_set.pairs)
     if len(found) < len(test_set):
         return False
-    first = found[test_set.pairs[0].hr_path]
+    pair = test_set.pairs[0]
     try:
-        with Image.open(first, formats=FORMATS) as image:
-            size = image.size
-    except Exception:  # of a damaged file Pillow raises nearly anything
-        raise InputError(f"{first} is not a readable image: replace or remove it") from None
-    return size == test_set.pairs[0].read()[0].shape[1::-1]
+        with Image.open(found[pair.hr_path], formats=FORMATS) as image:
+            return image.size == pair.read()[0].shape[1::-1]
+    except Exception:  # of a damaged file Pillow raises nearly anything; measuring it says what is wrong
+        return True

@@ -15,7 +15,7 @@ from PIL import Image
 
 from dataset.benchmark_set import open_test_set
 from dataset.images import read_rgb
-from evaluation.evaluate import evaluate
+from evaluation.evaluate import evaluate, keep_decoded
 from evaluation.metrics import compute_scores
 from inference.upscaler import BicubicUpscaler
 from model.checkpoint import load_model, save_state_dict
@@ -97,6 +97,17 @@ def test_the_figures_are_kept_though_the_report_fails(expect_error, image_folder
     argv = ["--test_data_dir", image_folder, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
     expect_error("report.html is a folder", "tcw_sample.py", *argv, "--baseline")
     assert len(json.loads((folder / "results.json").read_text())["images"]) == 4
+
+
+def test_decoded_images_are_kept_up_to_a_limit(image_folder, decoded):
+    test_set = open_test_set(image_folder, 2)
+    size = 72 * 60 * 3 * 5 // 4  # of a pair in bytes
+    kept = keep_decoded(test_set, limit=2 * size + 1)
+    first, second = (evaluate(BicubicUpscaler(2), kept) for _ in range(2))
+    files = [pair.hr_path for pair in test_set.pairs]
+    assert decoded == [*files, *files[2:]]
+    expected = [row.scores for row in evaluate(BicubicUpscaler(2), test_set).rows]
+    assert [row.scores for row in first.rows] == [row.scores for row in second.rows] == expected
 
 
 def test_a_progress_bar_is_shown_where_it_is_asked_for(butterfly, capsys):

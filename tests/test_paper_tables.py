@@ -123,6 +123,18 @@ def test_a_second_run_measures_nothing(command, argv, measured, tmp_path):
     assert len(measured) == 9
 
 
+def test_each_file_is_decoded_once_for_all_methods(command, argv, measured, shelf, decoded, tmp_path):
+    test_set = open_test_set(shelf / "data/Set5", 2)
+    for pair in test_set.pairs:
+        write_png(tmp_path / "theirs" / pair.sr_name, pair.read()[0])
+    argv.remove("--no_self_ensemble")
+    decoded.clear()
+    outcome = command(*argv, "--compare", f"A={tmp_path / 'theirs'}", "--compare", f"B={tmp_path / 'theirs'}")
+    assert outcome.code == 0 and len(measured) == 3 and outcome.out.count("dB / ") == 5
+    files = [file for pair in test_set.pairs for file in (pair.hr_path, pair.lr_path)]
+    assert sorted(file for file in decoded if file.parent != tmp_path / "theirs") == sorted(files)
+
+
 def test_what_changed_is_measured_again(command, argv, measured, shelf, tmp_path):
     shutil.copytree(shelf, tmp_path / "shelf")
     argv = [Path(str(arg).replace(str(shelf), str(tmp_path / "shelf"))) for arg in argv]
@@ -218,6 +230,18 @@ def test_images_that_do_not_fit_are_refused(expect_error, argv, shelf, tmp_path)
     expect_error("there is a row Bicubic already", *argv, "--compare", f"Bicubic={tmp_path / 'theirs'}")
     (tmp_path / "other").mkdir()
     expect_error("none of the test sets found (Set5 x2)", *argv, "--compare", f"EDSR={tmp_path / 'other'}")
+
+
+def test_a_damaged_image_of_others_ends_no_other_measurement(expect_error, argv, shelf, tmp_path):
+    for pair in open_test_set(shelf / "data/Set5", 2).pairs:
+        write_png(tmp_path / "theirs" / pair.sr_name, pair.read()[0])
+    (broken := min((tmp_path / "theirs").iterdir())).write_bytes(b"no image")
+    line = expect_error(f"{broken} is not a readable image", *argv, "--compare", f"EDSR={tmp_path / 'theirs'}")
+    assert line.count(str(broken)) == 1
+    rows = {
+        row["model"]: row["x2_psnr"] for row in records(tmp_path / "out/table4_set5.csv") if row["source"] != "paper"
+    }
+    assert rows["Bicubic"] and rows["CFSRCNN"] and rows["EDSR"] == ""
 
 
 def test_a_folder_that_could_be_of_two_sets_is_refused(expect_error, argv, shelf, tmp_path):

@@ -23,7 +23,7 @@ from dataset.sources import TEST_SETS, download_command
 from evaluation.cache import MeanScores, get_or_compute, hash_files
 from evaluation.compare import parse_compare
 from evaluation.complexity import count_all, scale_table
-from evaluation.evaluate import EvalResult
+from evaluation.evaluate import EvalResult, keep_decoded
 from evaluation.paper import paper_results
 from evaluation.paper.discovery import (
     PEER_EXAMPLES,
@@ -111,10 +111,11 @@ def measure_all(
     failures: FailureLog,
 ) -> list[MeasuredRow]:
     """Our rows, bicubic first, with all results that could be measured or are cached in `--out`/measured."""
+    left = {key: keep_decoded(test_set) for key, test_set in test_sets.items()}
     methods = make_methods(
         checkpoints,
         args.compare,
-        list(test_sets.values()),
+        list(left.values()),
         pick_device(args.device),
         args.protocol,
         not args.no_self_ensemble,
@@ -124,8 +125,8 @@ def measure_all(
     if not checkpoints:  # empty rows
         rows |= {label: MeasuredRow(label, OURS) for label in (OURS, OURS + ENSEMBLE)[: 2 - args.no_self_ensemble]}
     rows |= {method.label: MeasuredRow(method.label, method.paper_row) for method in methods}
-    for (known, scale), test_set in test_sets.items():
-        test_set = replace(test_set, pairs=[replace(pair) for pair in test_set.pairs])  # freed after this set
+    for known, scale in test_sets:
+        test_set = left.pop((known, scale))  # its images are freed before those of the next are read
         files = [file for pair in test_set.pairs for file in (pair.hr_path, pair.lr_path) if file]
         sha256 = None
         with failures.collect():
