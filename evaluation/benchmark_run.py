@@ -28,7 +28,7 @@ def run_benchmark(
     """Upscales and measures `test_set`, writes to `folder`/RUN/SET/xSCALE, prints the results; with `baseline` also bicubic's.
 
     `metadata`: the description of the run in `results.json`; its "protocol" is printed too. If other results are at RUN, of
-    another checkpoint of this file name for example, RUN gets a hash of `metadata` appended.
+    another checkpoint or test set of the same name for example, RUN gets a hash of `metadata` appended.
     """
     top, run = folder, _free_name(folder, run, test_set, metadata)
     folder = folder / run / test_set.name / f"x{test_set.scale}"
@@ -66,17 +66,15 @@ def _free_name(folder: Path, run: str, test_set: BenchmarkSet, metadata: dict) -
     file = folder / run / test_set.name / f"x{test_set.scale}" / "results.json"
     if not file.is_file():
         return run
+    key = {name: value for name, value in metadata.items() if name not in NON_KEY_FIELDS}
     try:
         found = parse_json(file.read_bytes())
-        names = [row["name"] for row in found["images"]]
-        same = all(found.get(key) == value for key, value in metadata.items() if key not in NON_KEY_FIELDS)
+        differing = [name for name, value in key.items() if found.get(name) != value]
         what = f"of {found.get('checkpoint') or found['model']}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        same, names, what = False, [], "that cannot be read"
-    if same and names == [pair.sr_name for pair in test_set.pairs]:
+        differing, what = ["format"], "that cannot be read"
+    if not differing:
         return run
-    key = {name: value for name, value in metadata.items() if name not in NON_KEY_FIELDS}
-    key["images"] = [pair.sr_name for pair in test_set.pairs]
     other = f"{run}_{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]}"
-    print(f"{file.parent} holds other results, {what}: these go to {folder / other}")
+    print(f"{file.parent} holds other results, {what}: these go to {folder / other} (other {', '.join(differing)})")
     return other

@@ -14,7 +14,7 @@ from conftest import GOLDEN, sample_image
 from PIL import Image
 
 from dataset.benchmark_set import open_test_set
-from dataset.images import read_rgb
+from dataset.images import read_rgb, write_png
 from evaluation.evaluate import evaluate, keep_decoded
 from evaluation.metrics import compute_scores
 from inference.upscaler import BicubicUpscaler
@@ -157,6 +157,20 @@ def test_results_of_another_test_set_of_the_same_name_are_kept(command, butterfl
     argv = ["--model", "bicubic", "--scale", 2, "--sample_dir", tmp_path / "out", "--test_data_dir"]
     folders = [sr_folder(command("tcw_sample.py", *argv, tmp_path / name / "Mine").out) for name in "aba"]
     assert folders[0] == folders[2] != folders[1] and [file.name for file in folders[0].iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("kind", ["HR", "LR"])
+def test_results_of_other_pixels_under_the_same_names_are_kept(command, butterfly, tmp_path, kind):
+    other = Path(shutil.copytree(butterfly, tmp_path / "other/Fly"))
+    image = other / f"x2/img_003_SRF_2_{kind}.png"
+    write_png(image, 255 - read_rgb(image))
+    argv = ["--model", "bicubic", "--scale", 2, "--sample_dir", tmp_path / "out", "--test_data_dir"]
+    first = sr_folder(command("tcw_sample.py", *argv, butterfly).out)
+    before = {file: file.read_bytes() for file in first.parent.rglob("*") if file.is_file()}
+    second = command("tcw_sample.py", *argv, other)
+    assert f"{first.parent} holds other results, of bicubic: these go to {tmp_path / 'out/bicubic_'}" in second.out
+    assert "(other test_set_sha256)\n" in second.out and sr_folder(second.out) != first
+    assert {file: file.read_bytes() for file in before} == before and len(list((tmp_path / "out").iterdir())) == 2
 
 
 def test_lr_images_of_another_tool_get_one_warning_with_their_share(command, butterfly, tmp_path):

@@ -318,7 +318,7 @@ def test_pipes_are_not_waited_for(expect_error, argv, shelf, tmp_path):
     (tmp_path / "data/Set5").mkdir(parents=True)
     shutil.copy(next((shelf / "data/Set5/x2").glob("*_HR.png")), tmp_path / "data/Set5/a.png")
     os.mkfifo(tmp_path / "data/Set5/pipe.png")
-    expect_error("pipe.png is gone, or no ordinary file", *argv, "--data", tmp_path / "data")
+    expect_error("pipe.png is no ordinary file", *argv, "--data", tmp_path / "data")
 
 
 def test_run_times_come_from_the_benchmarks_file(command, expect_error, argv, tmp_path):

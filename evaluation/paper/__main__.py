@@ -20,7 +20,7 @@ from common.files import atomic_write, make_dir
 from common.tables import Table, to_markdown, write_table
 from dataset.benchmark_set import BenchmarkSet, available_scales, open_test_set
 from dataset.sources import TEST_SETS, download_command
-from evaluation.cache import MeanScores, get_or_compute, hash_files
+from evaluation.cache import MeanScores, get_or_compute, hash_test_set
 from evaluation.compare import parse_compare
 from evaluation.complexity import count_all, scale_table
 from evaluation.evaluate import EvalResult, keep_decoded
@@ -127,10 +127,9 @@ def measure_all(
     rows |= {method.label: MeasuredRow(method.label, method.paper_row) for method in methods}
     for known, scale in test_sets:
         test_set = left.pop((known, scale))  # its images are freed before those of the next are read
-        files = [file for pair in test_set.pairs for file in (pair.hr_path, pair.lr_path) if file]
         sha256 = None
         with failures.collect():
-            sha256 = hash_files(files)
+            sha256 = hash_test_set(test_set)
         for method in methods if sha256 else ():
             inputs = {"test_set": known.name, "scale": scale, "test_set_sha256": sha256}
             if found := _measure(args, method, test_set, inputs, failures):
