@@ -16,7 +16,7 @@ from common.prefetch import BackgroundWriter, prefetch_map
 from common.progress import progress
 from dataset.benchmark_set import BenchmarkSet, ImagePair, lr_mismatch
 from evaluation.metrics import Scores, compute_scores
-from inference.upscaler import Upscale
+from inference.upscaler import Upscale, translate_memory_errors
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def evaluate(
     with BackgroundWriter() as writer, prefetch_map(lambda pair: pair.read(), pairs) as images:
         for pair, (hr, lr) in zip(shown, images, strict=True):
             start = time.perf_counter()
-            with error_context(pair.lr_path or pair.hr_path):
+            file = pair.lr_path or pair.hr_path
+            with translate_memory_errors(file), error_context(file):
                 sr = upscale(lr)
             writer(finish, pair, hr, lr, sr, time.perf_counter() - start)
     return EvalResult(rows, mean_row(rows), fmean(mismatches) if mismatches else 0.0)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import GOLDEN, sample_image
 from PIL import Image
 
@@ -202,6 +203,15 @@ def test_an_unusable_pair_is_named_and_never_skipped(expect_error, butterfly, tm
     Image.fromarray(sample_image("coffee.png", 12, 12)).save(butterfly / "x3/tiny_HR.png")
     Image.fromarray(sample_image("coffee.png", 4, 4)).save(butterfly / "x3/tiny_LR.png")
     expect_error("too small to measure", *argv, "--scale", 3)
+
+
+def test_an_image_for_which_memory_is_too_little_is_named(expect_error, image_folder, tmp_path, monkeypatch):
+    def fail(*_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(BicubicUpscaler, "__call__", fail)
+    argv = ["--model", "bicubic", "--test_data_dir", image_folder, "--scale", 2, "--sample_dir", tmp_path / "out"]
+    expect_error("0000.png: there is too little free memory for it on the GPU: free some", "tcw_sample.py", *argv)
 
 
 def test_a_wrong_checkpoint_name_gets_the_one_that_is_meant(expect_error):
