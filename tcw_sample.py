@@ -82,7 +82,9 @@ def make_upscaler(args: argparse.Namespace) -> Upscale:
         return BicubicUpscaler(args.scale)
     if args.ckpt_path is None:
         example = f"checkpoint/x{args.scale}/cfsrcnn_x{args.scale}.pth"
-        raise InputError(f"--model {args.model} needs weights: --ckpt_path {example}")
+        raise InputError(
+            f"--model {args.model} needs weights: --ckpt_path {example if args.model == 'cfsrcnn' else 'FILE'}"
+        )
     net = load_model(args.ckpt_path, args.model, args.scale, args.group)
     protocol = "rounded" if args.input else args.protocol
     place = "cpu" if args.device == "auto" and args.backend in RUNTIMES else args.device

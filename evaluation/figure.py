@@ -19,7 +19,7 @@ from common.cli import CliParser
 from common.errors import InputError, error_context, run_cli
 from common.files import atomic_write, ensure_not_input
 from dataset.benchmark_set import ImagePair
-from dataset.images import read_rgb
+from dataset.images import EXTENSIONS, read_rgb
 from evaluation.compare import check_names, parse_compare, require_sr
 from evaluation.metrics import compute_scores, rgb_to_y
 from inference.upscaler import BicubicUpscaler, NetworkUpscaler
@@ -131,8 +131,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.out.is_dir() or args.out.name in ("", ".."):
         raise InputError(f"--out {args.out} is a folder: name the figure, such as {args.out / 'figure'}")
+    if args.out.suffix.lower() in EXTENSIONS - {".png"}:
+        raise InputError(f"--out {args.out}: a figure is written as .png, .pdf or, without an ending, both")
     both = [args.out.with_name(args.out.name + ending) for ending in (".png", ".pdf")]
-    files = [args.out] if args.out.suffix in (".png", ".pdf") else both
+    files = [args.out] if args.out.suffix.lower() in (".png", ".pdf") else both
     check_names(args.compare, ("HR", "LR", "Bicubic", "CFSRCNN"))
     pair = ImagePair(args.image, None, args.scale)
     compare = {name: require_sr(folder, pair) for name, folder in args.compare}

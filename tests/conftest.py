@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
+import io
 import json
+import os
 import resource
 import runpy
 import shutil
@@ -80,6 +84,24 @@ def decoded(monkeypatch) -> list[Path]:
     for module in (dataset.images, dataset.benchmark_set):
         monkeypatch.setattr(module, "read_image", read)
     return files
+
+
+@pytest.fixture
+def forbidden(monkeypatch) -> set[str]:
+    """Names of files and folders that may not be read, also by root, whom permissions do not stop."""
+    names: set[str] = set()
+
+    def guard(function: Callable) -> Callable:
+        def guarded(path: str | Path = ".", *args, **kwargs):
+            if isinstance(path, str | Path) and Path(path).name in names:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return function(path, *args, **kwargs)
+
+        return guarded
+
+    for module, name in ((io, "open"), (builtins, "open"), (os, "scandir"), (os, "listdir")):
+        monkeypatch.setattr(module, name, guard(getattr(module, name)))
+    return names
 
 
 @pytest.fixture

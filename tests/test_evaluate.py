@@ -205,6 +205,17 @@ def test_an_unusable_pair_is_named_and_never_skipped(expect_error, butterfly, tm
     expect_error("too small to measure", *argv, "--scale", 3)
 
 
+def test_a_network_without_weights_is_told_how_to_name_them(expect_error):
+    expect_error("needs weights: --ckpt_path checkpoint/x2/cfsrcnn_x2.pth", "tcw_sample.py", "--scale", 2)
+    expect_error("--model rlfn needs weights: --ckpt_path FILE", "tcw_sample.py", "--scale", 2, "--model", "rlfn")
+
+
+def test_files_that_may_not_be_read_are_told_from_damaged_ones(expect_error, butterfly, tmp_path, forbidden):
+    argv = ["--model", "bicubic", "--test_data_dir", butterfly, "--scale", 2, "--sample_dir", tmp_path / "out"]
+    forbidden.add("img_003_SRF_2_LR.png")
+    expect_error("LR.png cannot be opened (Permission denied): change its permissions", "tcw_sample.py", *argv)
+
+
 def test_an_image_for_which_memory_is_too_little_is_named(expect_error, image_folder, tmp_path, monkeypatch):
     def fail(*_):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")

@@ -311,6 +311,33 @@ def test_one_bad_item_does_not_end_the_others(command, argv, shelf, tmp_path):
     assert "B100 x2 in" in (text := (tmp_path / "out/table6_b100.md").read_text()) and "could not be measured" in text
 
 
+@pytest.mark.parametrize("name", ["x4", "deep.pth", "Set14", "one.png", "inference.json"])
+def test_what_may_not_be_read_is_named_and_does_not_end_the_others(
+    expect_error, argv, shelf, tmp_path, name, forbidden
+):
+    data, weights = (Path(shutil.copytree(shelf / name, tmp_path / name)) for name in ("data", "weights"))
+    write_png(data / "Set14/one.png", np.zeros((36, 36, 3), np.uint8))
+    (weights / "x4").mkdir()
+    shutil.copy(weights / "x2/cfsrcnn_x2.pth", weights / "x4/deep.pth")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/inference.json").write_text('{"table9": {"device": "", "hr_256": 1, "hr_512": 1, "hr_1024": 1}}')
+    forbidden.add(name)
+    argv[2:6] = ["--checkpoints", weights, "--data", data]
+    place = next(tmp_path.rglob(name))
+    phrase = f"error: {place} cannot be opened (Permission denied): change its permissions (everything else is in the"
+    expect_error(phrase, *argv)
+    assert [row["x2_psnr"] != "" for row in records(tmp_path / "out/table4_set5.csv")[-2:]] == [True, True]
+
+
+def test_the_way_to_missing_weights_leads_to_the_folder_that_is_searched(command, argv, shelf, tmp_path):
+    weights = shutil.copytree(shelf / "weights", tmp_path / "my weights")
+    argv[3] = weights
+    (tmp_path / "data/Set14").mkdir(parents=True)
+    write_png(tmp_path / "data/Set14/one.png", read_rgb(next((shelf / "data/Set5/x2").glob("*_HR.png"))))
+    assert command(*argv, "--data", tmp_path / "data").code == 0
+    assert f"`python train.py --scale 3 --ckpt_dir '{weights}/x3'`" in (tmp_path / "out/table5_set14.md").read_text()
+
+
 def test_pipes_are_not_waited_for(expect_error, argv, shelf, tmp_path):
     (tmp_path / "out/measured").mkdir(parents=True)
     os.mkfifo(tmp_path / "out/measured/Set5_x2_bicubic_paper.json")
@@ -330,6 +357,7 @@ def test_run_times_come_from_the_benchmarks_file(command, expect_error, argv, tm
     for bad in (b"{}", b"\xff", b"[" * 100_000, b'{"table9": {"device": "", "hr_256": 1' + b"0" * 400 + b"}}"):
         (tmp_path / "out/inference.json").write_bytes(bad)
         expect_error("inference.json has no run times for Table IX", *argv)
+        assert "| **CFSRCNN (measured)** | - | - | - |" in (tmp_path / "out/table9_runtime.md").read_text()
 
 
 def test_the_papers_numbers_are_all_there():

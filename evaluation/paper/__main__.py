@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 from common import SCALES
 from common.cli import CliParser
 from common.device import pick_device
-from common.errors import FailureLog, escape_unprintable, run_cli
+from common.errors import FailureLog, escape_unprintable, run_cli, translate_access_errors
 from common.files import atomic_write, make_dir
 from common.tables import Table, to_markdown, write_table
 from dataset.benchmark_set import BenchmarkSet, available_scales, open_test_set
@@ -81,7 +82,7 @@ def main() -> None:
     counted = count_all()
     tables = [overview_table([row for row in rows if row.paper_row == OURS])]
     tables += [quality_table(known, rows, notes(args, known, rows[0], checkpoints, test_sets)) for known in SETS]
-    tables += [runtime_table(args.out / "inference.json"), complexity_table(counted), scale_table(counted)]
+    tables += [runtime_table(args.out / "inference.json", failures), complexity_table(counted), scale_table(counted)]
     for table in tables:
         write_table(table, args.out)
     header = header_lines(args, checkpoints + peers)
@@ -97,8 +98,11 @@ def open_sets(data: Path, failures: FailureLog) -> TestSets:
     folders, found = find_sets(data), {}
     for known in SETS:
         if folder := folders.get(known.name):
-            for scale in available_scales(folder):
-                with failures.collect():
+            scales: list[int] = []
+            with failures.collect(), translate_access_errors(folder):
+                scales = available_scales(folder)
+            for scale in scales:
+                with failures.collect(), translate_access_errors(folder):
                     found[known, scale] = replace(open_test_set(folder, scale), name=known.name)
     return found
 
@@ -205,10 +209,9 @@ def notes(
                 "with another tool, so not comparable"
             )
         if not any(scale in checkpoint.scales for checkpoint in checkpoints):
-            lines.append(
-                f"no checkpoint for x{scale} in {args.checkpoints}: `python train.py --scale {scale} "
-                f"--ckpt_dir checkpoint/x{scale}`"
-            )
+            folder = (args.checkpoints if args.checkpoints.is_dir() else Path("checkpoint")) / f"x{scale}"
+            train = f"python train.py --scale {scale} --ckpt_dir {shlex.quote(str(folder))}"
+            lines.append(f"no checkpoint for x{scale} in {args.checkpoints}: `{train}`")
     return lines
 
 
