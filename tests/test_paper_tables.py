@@ -253,9 +253,12 @@ def test_a_folder_that_could_be_of_two_sets_is_refused(expect_error, argv, shelf
     expect_error("would match Set5 x2 and Set14 x2: lay them out as SET/xSCALE/", *argv, *data)
 
 
-def test_bad_folders_and_files_are_one_line(expect_error, argv, tmp_path):
+def test_bad_folders_and_files_are_one_line(expect_error, argv, tmp_path, forbidden):
     expect_error("no such folder", *argv, "--data", tmp_path / "nowhere")
     expect_error("no such file or folder", *argv, "--checkpoints", tmp_path / "nowhere")
+    forbidden.add("locked")
+    (tmp_path / "locked").mkdir()
+    expect_error("locked cannot be opened (Permission denied)", *argv, "--data", tmp_path / "locked")
     (tmp_path / "bad.pth").write_text("no weights")
     expect_error("bad.pth is no PyTorch weight file", *argv, "--checkpoints", tmp_path / "bad.pth")
     (tmp_path / "file").write_text("")

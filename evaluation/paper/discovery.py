@@ -87,8 +87,8 @@ def find_sets(data: Path) -> dict[str, Path]:
     """Name -> folder of the paper's test sets in `data` or `data`/benchmark; the first if two names match."""
     if not data.is_dir():
         raise InputError(f"--data {data}: no such folder; name the one that holds Set5, Set14, B100, Urban100, 720p")
-    places = [place for place in (data, data / "benchmark") if place.is_dir()]
     with translate_access_errors(data):
+        places = [place for place in (data, data / "benchmark") if place.is_dir()]
         folders = [each for place in places for each in sorted(place.iterdir()) if each.is_dir()]
     found: dict[str, Path] = {}
     for wanted in SETS:
