@@ -53,9 +53,12 @@ class OutputOptions:
 
 @dataclass
 class Summary:
-    """The files `written`, the number `skipped` since they existed, and for each that failed its error message."""
+    """The files `written`, how many of them `replaced` others, the number `skipped` since they existed, and for each that
+    failed its error message.
+    """
 
     written: list[Path] = field(default_factory=list)
+    replaced: int = 0
     skipped: int = 0
     failures: list[str] = field(default_factory=list)
     lost: Counter[str] = field(default_factory=Counter)  # what was dropped or converted -> in how many files
@@ -84,8 +87,10 @@ def upscale_images(
 
     def write(file: Path, out: Path, output: Output) -> None:
         with _Collecting(summary), translate_memory_errors(file):
+            existed = out.exists()
             write_output(out, output, options.quality)
             summary.written.append(out)
+            summary.replaced += existed
 
     with bar, BackgroundWriter() as writer, prefetch_map(_try_to_read, [file for file, _ in jobs]) as decoded:
         for (file, out), source in zip(jobs, decoded, strict=True):
@@ -115,6 +120,10 @@ def written_summary(summary: Summary, upscale: Upscale) -> str:
     notes = [f"{count} {'image' if count == 1 else 'images'}: {what}" for what, count in summary.lost.items()]
     if summary.skipped:
         notes.append(f"skipped {summary.skipped} whose output exists")
+    if summary.replaced:
+        notes.append(
+            f"replaced {summary.replaced} existing file{'s' * (summary.replaced > 1)}; --skip_existing keeps them"
+        )
     written = summary.written
     what = f"{len(written)} images to {written[0].parent}" if len(written) > 1 else ", ".join(map(str, written))
     how = f" ({upscale.precision}, {upscale.backend})" if isinstance(upscale, NetworkUpscaler) else ""

@@ -346,6 +346,11 @@ def test_skip_existing_goes_on_where_a_run_stopped(command, bicubic, tree):
     assert (tree / "out/a_x2.png").read_text() == "mine" and len(files_in(tree / "out")) == 3
 
 
+def test_files_that_are_written_over_are_counted(command, bicubic, tree):
+    assert "replaced" not in command(*bicubic(tree / "a.png")).out
+    assert "replaced 1 existing file; --skip_existing keeps them" in command(*bicubic(tree, "--recursive")).out
+
+
 def test_two_inputs_never_have_one_output(expect_error, bicubic, tree):
     Image.fromarray(COLOR).save(tree / "deep/a.png")
     expect_error("would both be written to", *bicubic(tree / "a.png", tree / "deep/a.png"))
