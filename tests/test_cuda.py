@@ -167,6 +167,14 @@ def test_compiled_training_has_the_same_losses(train, precision):
     assert losses(train("compiled", *flags, "--compile")) == pytest.approx(losses(train("eager", *flags)), rel=0.05)
 
 
+@pytest.mark.parametrize(
+    "flags", [(), MUON, pytest.param((*MUON, "--compile", "--precision", "bf16"), marks=needs_bf16)]
+)
+def test_a_recorded_step_has_the_same_losses(train, flags):
+    eager = losses(train("eager", *flags))
+    assert losses(train("graph", *flags, "--cuda_graph")) == pytest.approx(eager, rel=0.02)
+
+
 def test_images_on_the_gpu_and_on_the_host_give_the_same_batches(train):
     found = [losses(train(place, "--preload", place)) for place in ("device", "host")]
     assert found[0] == pytest.approx(found[1], rel=0.01)
