@@ -7,6 +7,7 @@ Command line: `python -m evaluation.figure --image HR.png --scale 2 --ckpt_path 
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def make_panels(hr: np.ndarray, lr: np.ndarray, scale: int, ckpt_path: Path, com
     }
     panels = [Panel(hr, "HR (PSNR/SSIM)")]
     for name, sr in found.items():
-        with error_context(compare.get(name, name)):
+        with error_context(compare[name]) if name in compare else nullcontext():
             scores = compute_scores(sr, hr, scale)
         panels.append(Panel(sr, f"{name} ({scores.psnr:.2f}/{scores.ssim:.4f})"))
     return panels

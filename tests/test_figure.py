@@ -98,6 +98,12 @@ def test_other_formats_are_refused(expect_error, argv, tmp_path, ending):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_image_of_another_size_is_named(expect_error, argv, tmp_path):
+    write_png(tmp_path / "theirs/cup.png", np.zeros((48, 96, 3), np.uint8))
+    phrase = f"error: {tmp_path}/theirs/cup.png: SR is 96x48 but HR 96x96: they must be one size"
+    expect_error(phrase, *argv, "--compare", f"Theirs={tmp_path / 'theirs'}")
+
+
 def test_images_are_read_once(command, argv, image_file, tmp_path, decoded):
     write_png(tmp_path / "theirs/cup.png", read_rgb(image_file))
     decoded.clear()
