@@ -57,7 +57,7 @@ def hash_files(files: Iterable[Path], names: bool = True) -> str:
                 raise InputError(f"{file} is no ordinary file but a folder, a pipe or the like: replace or remove it")
             content = file.read_bytes()
         if names:
-            digest.update(f"{file.name}\0{len(content)}\0".encode())
+            digest.update(f"{file.name}\0{len(content)}\0".encode("utf-8", "surrogatepass"))
         digest.update(content)
     return digest.hexdigest()
 

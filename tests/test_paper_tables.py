@@ -341,6 +341,13 @@ def test_the_way_to_missing_weights_leads_to_the_folder_that_is_searched(command
     assert f"`python train.py --scale 3 --ckpt_dir '{weights}/x3'`" in (tmp_path / "out/table5_set14.md").read_text()
 
 
+def test_names_of_images_that_are_no_text_are_measured(command, argv, tmp_path):
+    (tmp_path / "data/Set5").mkdir(parents=True)
+    write_png(tmp_path / os.fsdecode(b"data/Set5/\xff.png"), np.zeros((36, 36, 3), np.uint8))
+    outcome = command(*argv, "--data", tmp_path / "data")
+    assert outcome.code == 0 and "Set5 x2 CFSRCNN: " in outcome.out
+
+
 def test_pipes_are_not_waited_for(expect_error, argv, shelf, tmp_path):
     (tmp_path / "out/measured").mkdir(parents=True)
     os.mkfifo(tmp_path / "out/measured/Set5_x2_bicubic_paper.json")
