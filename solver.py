@@ -5,7 +5,6 @@ Change the loss in `LOSSES`, the schedule in `training/schedule.py`, the data in
 
 from __future__ import annotations
 
-import argparse
 import copy
 import math
 import signal
@@ -32,6 +31,7 @@ from inference.upscaler import NetworkUpscaler
 from model import create_model
 from model.checkpoint import load_compatible_weights, save_state_dict
 from model.init import init_weights
+from training.config import TrainConfig
 from training.data import build_sampler, load_images, open_validation_sets, start_line
 from training.distributed import DistributedContext
 from training.log import TrainingLog
@@ -54,7 +54,7 @@ class Solver:
     Raises `InputError` for flags, data or checkpoints that do not fit together, before anything is written.
     """
 
-    def __init__(self, args: argparse.Namespace, context: DistributedContext):
+    def __init__(self, args: TrainConfig, context: DistributedContext):
         self.args, self.context = args, context
         self.device = self.context.device
         if self.device.type == "cpu":

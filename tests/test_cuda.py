@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from conftest import ROOT, sample_image
 from torch import nn
 
-from benchmarks.training import make_solver
+from benchmarks.training import make_config, make_solver
 from common.device import available_memory, full_fp32
 from dataset.imresize import imresize
 from evaluation.metrics import compute_scores
@@ -195,8 +196,8 @@ def test_an_out_of_memory_is_one_clear_line(expect_error, training_set, tmp_path
 
 
 def test_a_step_does_not_wait_for_the_gpu(training_set, tmp_path):
-    for flags in ((), ("--optimizer", "muon", "--ema", "0.9")):
-        solver = make_solver(tmp_path, 4, 12, "fp32", CUDA, flags)
+    for settings in ({}, {"optimizer": "muon", "ema": 0.9}):
+        solver = make_solver(replace(make_config(tmp_path, 4, 12), **settings), CUDA)
         solver.train_step()
         torch.cuda.set_sync_debug_mode("error")
         try:

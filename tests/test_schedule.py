@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
+from training.config import TrainConfig
 from training.schedule import Clock, learning_rate
 
-COSINE = SimpleNamespace(lr=1.0, decay=100, max_steps=1000, warmup=0, lr_schedule="cosine")
+COSINE = TrainConfig(lr=1.0, decay=100, max_steps=1000, warmup=0, lr_schedule="cosine")
 
 
 def test_without_a_limit_the_clock_changes_nothing():

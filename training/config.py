@@ -1,9 +1,9 @@
-"""What the flags of `train.py` must fulfil together, beyond what each of them takes."""
+"""The settings of a training run, their defaults, and what they must fulfil together, beyond what each flag takes."""
 
 from __future__ import annotations
 
-import argparse
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,7 +11,53 @@ import torch
 from common.errors import InputError
 
 
-def check_flags(args: argparse.Namespace) -> None:
+@dataclass(frozen=True)
+class TrainConfig:
+    """One field for each flag of `train.py` that has an effect, of the same name; the defaults are its defaults.
+
+    `check_flags` and `Solver` raise `InputError` for values that make no sense.
+    """
+
+    # the paper's flags; the defaults are those of the authors' code
+    model: str = "cfsrcnn"  # model/NAME.py
+    scale: int = 2  # 0: one network for x2, x3 and x4
+    group: int = 1
+    patch_size: int = 64  # LR pixels
+    batch_size: int = 64  # patches per step, of all processes together
+    max_steps: int = 200_000
+    decay: int = 150_000  # steps per halving of the learning rate
+    lr: float = 1e-4
+    clip: float = 10.0  # largest gradient norm; 0: no clipping
+    loss_fn: str = "MSE"
+    num_gpu: int = 1
+    train_data_path: str = "dataset/DIV2K_train.h5"
+    ckpt_dir: str = "checkpoint"
+    ckpt_name: str = "cfsrcnn"
+    print_interval: int = 1000  # steps
+    verbose: bool = False
+    # recipe
+    optimizer: str = "adam"
+    lr_schedule: str = "step"
+    warmup: int = 0  # steps
+    init: str = "default"
+    ema: float = 0.0  # decay per step; 0: no EMA weights
+    max_minutes: float | None = None
+    hard_crops: int = 1  # candidates per crop
+    seed: int = 0
+    # data
+    val_data_dir: str = "dataset/Set5"
+    pretrained: str | None = None
+    # speed
+    device: str = "auto"
+    precision: str = "fp32"
+    accumulate: int = 1  # micro-batches per step
+    compile: bool = False
+    preload: str = "auto"
+    # output
+    resume: bool = False
+
+
+def check_flags(args: TrainConfig) -> None:
     """Raises `InputError` for flags that parse but make no sense together or on this machine."""
     if Path(args.ckpt_name).name != args.ckpt_name or not args.ckpt_name:
         raise InputError(f"--ckpt_name {args.ckpt_name!r} must be a plain name, the folder is --ckpt_dir")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-
 from torch import nn
 
 from common.device import available_memory
@@ -13,12 +11,11 @@ from dataset.hdf5 import TrainingImages, read_hdf5
 from dataset.patches import PatchSampler
 from evaluation.evaluate import evaluate
 from inference.upscaler import BicubicUpscaler
+from training.config import TrainConfig
 from training.distributed import DistributedContext
 
 
-def load_images(
-    args: argparse.Namespace, context: DistributedContext, scales: tuple[int, ...]
-) -> tuple[TrainingImages, str]:
+def load_images(args: TrainConfig, context: DistributedContext, scales: tuple[int, ...]) -> tuple[TrainingImages, str]:
     """The images of `--train_data_path` at `scales`, and "device" or "host": where `--preload` keeps them.
 
     Raises `InputError` if the file cannot be used, or if the patches of a batch alone do not fit into memory.
@@ -36,7 +33,7 @@ def load_images(
 
 
 def start_line(
-    args: argparse.Namespace, context: DistributedContext, net: nn.Module, images: TrainingImages, preload: str
+    args: TrainConfig, context: DistributedContext, net: nn.Module, images: TrainingImages, preload: str
 ) -> str:
     """One line on the network, the data, the device and the length of the run."""
     place = {"host": "mapped from the file", "device": "on the GPU" if context.device.type == "cuda" else "in memory"}
@@ -51,9 +48,7 @@ def start_line(
     )
 
 
-def build_sampler(
-    args: argparse.Namespace, context: DistributedContext, images: TrainingImages, preload: str
-) -> PatchSampler:
+def build_sampler(args: TrainConfig, context: DistributedContext, images: TrainingImages, preload: str) -> PatchSampler:
     """The batches of a run. `InputError` if the patches do not fit into the images."""
     return PatchSampler(
         images,
@@ -68,9 +63,7 @@ def build_sampler(
     )
 
 
-def open_validation_sets(
-    args: argparse.Namespace, context: DistributedContext, scales: tuple[int, ...]
-) -> list[BenchmarkSet]:
+def open_validation_sets(args: TrainConfig, context: DistributedContext, scales: tuple[int, ...]) -> list[BenchmarkSet]:
     """The validation sets at the available scales; missing sets are reported, incomplete ones raise `InputError`."""
     test_sets, missing = [], []
     for scale in scales:
@@ -86,7 +79,7 @@ def open_validation_sets(
     return test_sets
 
 
-def _check_batch(args: argparse.Namespace, context: DistributedContext, scales: tuple[int, ...]) -> None:
+def _check_batch(args: TrainConfig, context: DistributedContext, scales: tuple[int, ...]) -> None:
     """`InputError` for a batch whose patches alone cannot lie in memory, before the time to draw it is spent."""
     free = available_memory(context.device)
     pixels = -(-args.batch_size // context.world_size) * args.patch_size**2 * (1 + max(scales) ** 2)

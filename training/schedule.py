@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections.abc import Callable
 
-SCHEDULES: dict[str, Callable[[float, argparse.Namespace], float]] = {  # fraction of --lr at step 0, 1, ...
+from training.config import TrainConfig
+
+SCHEDULES: dict[str, Callable[[float, TrainConfig], float]] = {  # fraction of --lr at step 0, 1, ...
     "step": lambda step, args: 0.5 ** (step // args.decay),  # the paper's: halved every `decay` steps
     "cosine": lambda step, args: (1 + math.cos(math.pi * min(1.0, step / args.max_steps))) / 2,
 }
 
 
-def learning_rate(step: int, args: argparse.Namespace, schedule_step: float | None = None) -> float:
+def learning_rate(step: int, args: TrainConfig, schedule_step: float | None = None) -> float:
     """The learning rate of step 0, 1, ...: the schedule of `args.lr_schedule` after a linear warm-up.
 
     `schedule_step`: where the schedule is, if the clock drives it (`Clock.schedule_step`); the warm-up counts real steps.

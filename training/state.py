@@ -5,7 +5,6 @@ It holds everything needed to resume: weights, EMA weights, optimizer, patch sam
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from common.errors import InputError, explain_access_error, summarize_exception
 from common.files import DeferredErrorFile, atomic_write
 from dataset.patches import PatchSampler
 from model.checkpoint import safe_torch_load
+from training.config import TrainConfig
 from training.muon import MuonWithAuxAdam
 
 STATE_KEYS = (
@@ -51,7 +51,7 @@ FRESH_START_ONLY = ("init", "pretrained")  # decide initial weights, which a res
 CHANGEABLE = ("loss_fn", "lr", "lr_schedule", "decay", "warmup", "clip", "precision", "train_data_path")
 
 
-def describe_changes(settings: dict, args: argparse.Namespace) -> str | None:
+def describe_changes(settings: dict, args: TrainConfig) -> str | None:
     """One line on the flags that differ from the `settings` of the run so far: without effect, or in force from here on."""
     differs = [name for name in settings if getattr(args, name, settings[name]) != settings[name]]
     ignored = [f"--{name}" for name in FRESH_START_ONLY if name in differs]
@@ -64,7 +64,7 @@ def describe_changes(settings: dict, args: argparse.Namespace) -> str | None:
 class TrainingState:
     """The state file of one run; `ema` is None without EMA weights."""
 
-    def __init__(self, args: argparse.Namespace):
+    def __init__(self, args: TrainConfig):
         self._args = args
         self.path = Path(args.ckpt_dir) / f"{args.ckpt_name}_latest.train.pt"
 
