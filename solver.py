@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from common import SCALES
-from common.device import check_precision, compile_module
+from common.device import check_precision, compile_module, fixed_shapes
 from common.errors import InputError, stop_signals, summarize_exception
 from common.files import make_dir
 from common.malloc import tune_malloc
@@ -32,6 +32,7 @@ from model import create_model
 from model.checkpoint import load_compatible_weights, save_state_dict
 from model.init import init_weights
 from training.config import TrainConfig
+from training.cuda_graph import GraphedUpdate, check_cuda_graph
 from training.data import build_sampler, load_images, open_validation_sets, start_line
 from training.distributed import DistributedContext
 from training.log import TrainingLog
@@ -60,6 +61,8 @@ class Solver:
         if self.device.type == "cpu":
             tune_malloc()
         check_precision(self.device, args.precision)
+        if args.cuda_graph:
+            check_cuda_graph(self.device, context.world_size, args.scale)
         if args.batch_size < self.context.world_size:
             raise InputError(
                 f"--batch_size {args.batch_size} is the whole batch: too small for {self.context.world_size} processes"
@@ -79,12 +82,13 @@ class Solver:
             self._print_main(load_compatible_weights(net, args.pretrained))
         self.net = net.to(self.device).to(memory_format=torch.channels_last)
         self._replica = self.context.wrap_ddp(self.net, unused=args.scale == 0)
-        self._forward = compile_module(self._replica) if args.compile else self._replica
+        self._forward = compile_module(self._replica, mode=args.compile_mode) if args.compile else self._replica
         self.ema_net = copy.deepcopy(self.net).requires_grad_(False) if args.ema else None
         self.parameters = [weight for weight in self.net.parameters() if weight.requires_grad]
         self.fused = self.device.type in ("cpu", "cuda")
         self.optimizer = OPTIMIZERS[args.optimizer](self.parameters, args.lr, fused=self.fused)
         self.loss_fn = LOSSES[args.loss_fn]()
+        self._update = GraphedUpdate(self._update_eagerly, self.optimizer) if args.cuda_graph else self._update_eagerly
         images, preload = load_images(args, context, self.scales)
         self.image_count = len(images)
         self._print_main(start_line(args, context, self.net, images, preload))
@@ -179,22 +183,27 @@ class Solver:
 
         A step whose norm is not finite changes nothing: see `training/nonfinite.py`.
         """
-        args = self.args
         batch = next(self.sampler)
-        self.lr = learning_rate(self.step, args, self.clock.schedule_step(self.step))
+        self.lr = learning_rate(self.step, self.args, self.clock.schedule_step(self.step))
+        decay = min(self.args.ema, (1 + self.step) / (10 + self.step))
+        with fixed_shapes(self.device):
+            loss, norm = self._update(batch, self.lr, 1 - decay)
+        self.step += 1
+        return loss, norm
+
+    def _update_eagerly(self, batch: Batch, lr: float | Tensor, ema_weight: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients, clipping, weights and EMA: all of a step that runs on the device. Never waits for it."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+            group["lr"] = lr
         buffers = BufferSnapshot(self.net)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._backward(batch)
-        norm = nn.utils.clip_grad_norm_(self.parameters, args.clip if args.clip > 0 else math.inf)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.args.clip if self.args.clip > 0 else math.inf)
         is_finite = norm.isfinite()
         step_if_finite(self.optimizer, is_finite, self.fused)
         buffers.restore_unless(is_finite)
         if self.ema_net is not None:
-            decay = min(args.ema, (1 + self.step) / (10 + self.step))
-            update_ema(self.ema_net, self.net, 1 - decay, is_finite)
-        self.step += 1
+            update_ema(self.ema_net, self.net, ema_weight, is_finite)
         return loss, norm
 
     def _backward(self, batch: Batch) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common import SCALES
 from common.cli import CliParser, bounded, non_negative_int, positive_int
-from common.device import pick_device
+from common.device import COMPILE_MODES, pick_device
 from common.errors import run_cli
 from common.output import outlive_readers
 from model.init import INITS, parse_init
@@ -74,6 +74,16 @@ def parse_flags(argv: list[str] | None = None) -> TrainConfig:
     speed.add_argument("--precision", choices=("fp32", "bf16"), help="bf16: autocast (paper: fp32)")
     speed.add_argument("--accumulate", type=positive_int, help="micro-batches per step, for less memory")
     speed.add_argument("--compile", action="store_true", help="torch.compile: slow to start, faster on a GPU")
+    speed.add_argument(
+        "--compile_mode",
+        choices=COMPILE_MODES,
+        help="of --compile; max-autotune-no-cudagraphs: minutes to start, at times faster",
+    )
+    speed.add_argument(
+        "--cuda_graph",
+        action="store_true",
+        help="record a step once and replay it: no time between kernels, for small batches; one GPU, one scale",
+    )
     speed.add_argument(
         "--preload",
         choices=("auto", "device", "host"),

@@ -12,7 +12,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import replace
 from functools import partial
 from itertools import product, repeat
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.training import make_config, make_solver
+from benchmarks.training import make_solver
 from common import SCALES
 from common.cli import CliParser
 from common.errors import run_cli
@@ -90,15 +89,12 @@ def fake_batch(batch: int, side: int, scale: int) -> Batch:
 def count_launches(**settings: Any) -> Counter[str]:
     """Launches of a training step at x2 with these fields of `TrainConfig`, by operation: the second, when the optimizer has
     its state."""
-    with tempfile.TemporaryDirectory() as folder:
-        config = replace(make_config(Path(folder), 4, 24), init="default", **settings)
-        with fake_cuda(), redirect_stdout(None):
-            solver = make_solver(config, CPU)
-            batch = fake_batch(config.batch_size, config.patch_size, config.scale)
-            solver.sampler = repeat(batch)  # type: ignore[assignment]
+    with tempfile.TemporaryDirectory() as folder, fake_cuda(), redirect_stdout(None):
+        solver = make_solver(Path(folder), 4, 24, CPU, init="default", **settings)
+        solver.sampler = repeat(fake_batch(4, 24, 2))  # type: ignore[assignment]
+        solver.train_step()
+        with CountLaunches() as counter:
             solver.train_step()
-            with CountLaunches() as counter:
-                solver.train_step()
     return counter.launches
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,17 +92,14 @@ def make_baseline_step(batch: int, patch: int, workers: int, device: torch.devic
     return step
 
 
-def make_config(folder: Path, batch: int, patch: int) -> TrainConfig:
-    """The settings of a run in `folder` on synthetic images, which are written if they are not there, without validation."""
+def make_solver(folder: Path, batch: int, patch: int, device: torch.device, **settings: Any) -> Solver:
+    """A run in `folder` on synthetic images, without validation; `settings`: further fields of `TrainConfig`."""
     path = folder / "train.h5"
     if not path.exists():
         write_synthetic(path, synthetic_training_set(*TRAINING_SET))
-    where = TrainConfig(train_data_path=str(path), val_data_dir=str(folder / "none"), ckpt_dir=str(folder / "run"))
-    return replace(where, batch_size=batch, patch_size=patch, init="identity")
-
-
-def make_solver(config: TrainConfig, device: torch.device) -> Solver:
-    """The solver as `train.py` builds it, on `device`."""
+    where = {"train_data_path": str(path), "val_data_dir": str(folder / "none"), "ckpt_dir": str(folder / "run")}
+    size = {"batch_size": batch, "patch_size": patch}
+    config = TrainConfig(**{"init": "identity", **where, **size, **settings})  # type: ignore[arg-type]
     return Solver(config, DistributedContext(pick_device(device.type)))
 
 
@@ -125,10 +121,7 @@ def compare_steps(
     """By batch size: seconds of a step, baseline with 0 and 4 workers and each of `configs`; on CUDA also peak memory in GB."""
     found, memory = {}, {}
     for batch, patch in GPU_STEPS if device.type == "cuda" else STEPS:
-        solvers = {
-            name: make_solver(replace(make_config(folder, batch, patch), **settings), device)
-            for name, settings in configs.items()
-        }
+        solvers = {name: make_solver(folder, batch, patch, device, **settings) for name, settings in configs.items()}
         size = f"{batch} x {patch}x{patch}"
         steps: dict[str, Job] = {name: solver.train_step for name, solver in solvers.items()}
         convolution = {CONVOLUTION: bare_convolution(batch, patch, device)}
@@ -179,7 +172,7 @@ def compare_samplers(device: torch.device, rounds: int) -> dict[str, float]:
 
 def parts_of_a_step(folder: Path, device: torch.device, precision: str, rounds: int) -> dict[str, float]:
     """Seconds of the parts of an optimized step, each alone: sampler, forward, forward and backward, optimizer."""
-    solver = make_solver(replace(make_config(folder, *STEPS[-1]), precision=precision), device)
+    solver = make_solver(folder, *STEPS[-1], device, precision=precision)
     batch = next(solver.sampler)
     solver.train_step()  # computes gradients for the optimizer
 

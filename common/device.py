@@ -18,6 +18,7 @@ import torch
 from common.errors import InputError
 
 BF16_CAPABILITY = (8, 0)  # Ampere: the first compute capability with bf16 tensor cores
+COMPILE_MODES = ("default", "max-autotune-no-cudagraphs")  # of `torch.compile`
 Function = TypeVar("Function", bound=Callable)
 
 ASSUMED_MEMORY = 8 << 30
@@ -178,11 +179,23 @@ def import_optional(name: str, needed_for: str) -> ModuleType:
         raise InputError(f"{needed_for} needs the package {name}: pip install -r requirements-backends.txt") from None
 
 
-def compile_module(module: Function, dynamic: bool = False) -> Function:
+def compile_module(module: Function, dynamic: bool = False, mode: str = "default") -> Function:
     """`torch.compile(module)`, for `--compile`. Compilation takes about a minute at the first call.
 
-    `dynamic`: compile once for images of any size. Raises `InputError` if TorchInductor finds no C++ compiler.
+    `dynamic`: compile once for images of any size. `mode`: one of `COMPILE_MODES`.
+    Raises `InputError` if TorchInductor finds no C++ compiler.
     """
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl")):
         raise InputError("--compile needs a C++ compiler (g++ or clang++): install one, or leave --compile out")
-    return cast(Function, torch.compile(module, dynamic=dynamic))
+    return cast(Function, torch.compile(module, dynamic=dynamic, mode=mode))
+
+
+@contextmanager
+def fixed_shapes(device: torch.device) -> Iterator[None]:
+    """For convolutions of the same few shapes over and over: on CUDA, cuDNN measures once which algorithm is fastest."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ import torch
 from conftest import ROOT, sample_image
 from torch import nn
 
-from benchmarks.training import make_config, make_solver
+from benchmarks.training import make_solver
 from common.device import available_memory, full_fp32
 from dataset.imresize import imresize
 from evaluation.metrics import compute_scores
@@ -168,6 +167,14 @@ def test_compiled_training_has_the_same_losses(train, precision):
     assert losses(train("compiled", *flags, "--compile")) == pytest.approx(losses(train("eager", *flags)), rel=0.05)
 
 
+@pytest.mark.parametrize(
+    "flags", [(), MUON, pytest.param((*MUON, "--compile", "--precision", "bf16"), marks=needs_bf16)]
+)
+def test_a_recorded_step_has_the_same_losses(train, flags):
+    eager = losses(train("eager", *flags))
+    assert losses(train("graph", *flags, "--cuda_graph")) == pytest.approx(eager, rel=0.02)
+
+
 def test_images_on_the_gpu_and_on_the_host_give_the_same_batches(train):
     found = [losses(train(place, "--preload", place)) for place in ("device", "host")]
     assert found[0] == pytest.approx(found[1], rel=0.01)
@@ -197,7 +204,7 @@ def test_an_out_of_memory_is_one_clear_line(expect_error, training_set, tmp_path
 
 def test_a_step_does_not_wait_for_the_gpu(training_set, tmp_path):
     for settings in ({}, {"optimizer": "muon", "ema": 0.9}):
-        solver = make_solver(replace(make_config(tmp_path, 4, 12), **settings), CUDA)
+        solver = make_solver(tmp_path, 4, 12, CUDA, **settings)
         solver.train_step()
         torch.cuda.set_sync_debug_mode("error")
         try:

@@ -52,6 +52,8 @@ class TrainConfig:
     precision: str = "fp32"
     accumulate: int = 1  # micro-batches per step
     compile: bool = False
+    compile_mode: str = "default"
+    cuda_graph: bool = False
     preload: str = "auto"
     # output
     resume: bool = False
