@@ -8,7 +8,10 @@ from pathlib import Path
 
 import torch
 
+from common.device import check_precision
 from common.errors import InputError
+from training.cuda_graph import check_cuda_graph
+from training.distributed import DistributedContext
 
 
 @dataclass(frozen=True)
@@ -79,3 +82,14 @@ def check_flags(args: TrainConfig) -> None:
         raise InputError(f"--num_gpu {args.num_gpu}: this machine has {torch.cuda.device_count()}")
     if args.warmup > args.max_steps:
         raise InputError(f"--warmup {args.warmup} is longer than --max_steps {args.max_steps}: shorten it")
+
+
+def check_machine(args: TrainConfig, context: DistributedContext) -> None:
+    """Raises `InputError` for settings that do not fit the device or the number of processes."""
+    check_precision(context.device, args.precision)
+    if args.cuda_graph:
+        check_cuda_graph(context.device, context.world_size, args.scale)
+    if args.batch_size < context.world_size:
+        raise InputError(
+            f"--batch_size {args.batch_size} is the whole batch: too small for {context.world_size} processes"
+        )

@@ -6,11 +6,8 @@ from torch import nn
 
 from common.device import available_memory
 from common.errors import InputError
-from dataset.benchmark_set import BenchmarkSet, MissingTestSetError, open_test_set
 from dataset.hdf5 import TrainingImages, read_hdf5
 from dataset.patches import PatchSampler
-from evaluation.evaluate import evaluate
-from inference.upscaler import BicubicUpscaler
 from training.config import TrainConfig
 from training.distributed import DistributedContext
 
@@ -61,22 +58,6 @@ def build_sampler(args: TrainConfig, context: DistributedContext, images: Traini
         hard_crops=args.hard_crops,
         hide=not context.is_main_process,
     )
-
-
-def open_validation_sets(args: TrainConfig, context: DistributedContext, scales: tuple[int, ...]) -> list[BenchmarkSet]:
-    """The validation sets at the available scales; missing sets are reported, incomplete ones raise `InputError`."""
-    test_sets, missing = [], []
-    for scale in scales:
-        try:
-            test_sets.append(open_test_set(args.val_data_dir, scale))
-        except MissingTestSetError as error:
-            missing.append(error)
-    if missing and context.is_main_process:
-        print(f"training without {'some ' if test_sets else ''}validation: {missing[0]}", flush=True)
-    for test_set in test_sets:  # an unusable pair fails now, not after the first interval
-        bar = f"checking {test_set.name} x{test_set.scale}" if context.is_main_process else None
-        evaluate(BicubicUpscaler(test_set.scale), test_set, check_lr=False, bar=bar)
-    return test_sets
 
 
 def _check_batch(args: TrainConfig, context: DistributedContext, scales: tuple[int, ...]) -> None:

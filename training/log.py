@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
@@ -15,7 +17,22 @@ from common.errors import InputError
 from common.files import NOFOLLOW, atomic_write, make_dir_within, parse_json, translate_disk_full
 from common.locks import locked
 
+Values = dict[str, Any]  # of one line: numbers, texts, and {"x2": {"psnr": ...}} for validation
+
 START = b'{"run": '  # how each of our lines starts
+
+
+def summary_line(step: int, values: Values) -> str:
+    """What is printed of a line of the log."""
+    loss = math.nan if values["loss"] is None else values["loss"]
+    line = f"step {step}: loss {loss:.5f}"
+    if "skipped" in values:
+        line += f", {values['skipped']} steps skipped, their gradients were not finite"
+    for scale, scores in values.get("validation", {}).items():
+        line += f", {scale} {scores['psnr']:.2f}/{scores['ssim']:.4f}"
+    if "validation_error" in values:
+        line += f", validation failed, training goes on: {values['validation_error']}"
+    return line
 
 
 class TrainingLog:
@@ -37,8 +54,8 @@ class TrainingLog:
             threading.excepthook = self._hook
             raise
 
-    def write(self, step: int, values: dict) -> None:
-        """Appends one line: the run's name, the step and `values` (numbers, or {"x2": {"psnr": ...}} for validation)."""
+    def write(self, step: int, values: Values) -> None:
+        """Appends one line: the run's name, the step and `values`."""
         with translate_disk_full(self._path), locked(self._path.parent):
             _append(self._path, json.dumps({"run": self._name, "step": step, **values}) + "\n")
         with translate_disk_full(self._place):
@@ -55,7 +72,7 @@ class TrainingLog:
             self._board.close()
         threading.excepthook = self._hook
 
-    def _log_scalars(self, step: int, values: dict) -> None:
+    def _log_scalars(self, step: int, values: Values) -> None:
         for key, value in values.items():
             for scale, scores in value.items() if isinstance(value, dict) else ():
                 for name, score in scores.items():

@@ -68,6 +68,10 @@ class TrainingState:
         self._args = args
         self.path = Path(args.ckpt_dir) / f"{args.ckpt_name}_latest.train.pt"
 
+    def last_good(self) -> str:
+        """What a run that fails can go on from, for its message."""
+        return f"the last good state is {self.path}" if self.path.exists() else "nothing was saved before"
+
     def find(self) -> dict | None:
         """The saved state to resume from; None for a fresh start.
 
