@@ -231,7 +231,7 @@ class Solver:
         if self.validation.test_sets and healthy:
             self._bar.set_description_str(f"{self.args.ckpt_name}, measuring")
             try:
-                values["validation"] = self.validation.measure(net)
+                values["validation"], values["bicubic"] = self.validation.measure(net), self.validation.bicubic
             except StopRequestedError:  # validated again after --resume
                 return
             except InputError as error:

@@ -17,7 +17,7 @@ from common.errors import InputError
 from common.files import NOFOLLOW, atomic_write, make_dir_within, parse_json, translate_disk_full
 from common.locks import locked
 
-Values = dict[str, Any]  # of one line: numbers, texts, and {"x2": {"psnr": ...}} for validation
+Values = dict[str, Any]  # of one line: numbers, texts, and {"x2": {"psnr": ...}} for "validation" and "bicubic"
 
 START = b'{"run": '  # how each of our lines starts
 
@@ -29,20 +29,27 @@ def summary_line(step: int, values: Values) -> str:
     if "skipped" in values:
         line += f", {values['skipped']} steps skipped, their gradients were not finite"
     for scale, scores in values.get("validation", {}).items():
-        line += f", {scale} {scores['psnr']:.2f}/{scores['ssim']:.4f}"
+        bicubic = values["bicubic"][scale]
+        line += f", {scale} {_format(scores)} (bicubic {_format(bicubic)})"
     if "validation_error" in values:
         line += f", validation failed, training goes on: {values['validation_error']}"
     return line
+
+
+def _format(scores: dict[str, float]) -> str:
+    return f"{scores['psnr']:.2f}/{scores['ssim']:.4f}"
 
 
 class TrainingLog:
     """Lines of `CKPT_DIR/log.jsonl` and scalars in `CKPT_DIR/CKPT_NAME_tensorboard/`, one of each per interval.
 
     Opened at `step`, it removes what an interrupted run logged after that step. Lines of other runs and programs stay.
+    "bicubic", which is the same at each interval, is logged once, and again if a resumed run is measured on other images.
     """
 
     def __init__(self, folder: Path, name: str, step: int):
         self._name, self._path = name, folder / "log.jsonl"
+        self._bicubic: object = None  # the last that was logged
         self._truncate_file(step)
         self._place = make_dir_within(folder, folder / f"{name}_tensorboard")
         self._hook = threading.excepthook
@@ -56,6 +63,9 @@ class TrainingLog:
 
     def write(self, step: int, values: Values) -> None:
         """Appends one line: the run's name, the step and `values`."""
+        if "bicubic" in values and values["bicubic"] == self._bicubic:
+            values = {name: value for name, value in values.items() if name != "bicubic"}
+        self._bicubic = values.get("bicubic", self._bicubic)
         with translate_disk_full(self._path), locked(self._path.parent):
             _append(self._path, json.dumps({"run": self._name, "step": step, **values}) + "\n")
         with translate_disk_full(self._place):
@@ -93,7 +103,9 @@ class TrainingLog:
         for line in content.splitlines(keepends=True):
             try:
                 entry = parse_json(line)
-                later = entry["run"] == self._name and entry["step"] > step
+                later = (ours := entry["run"] == self._name) and entry["step"] > step
+                if ours and not later:
+                    self._bicubic = entry.get("bicubic", self._bicubic)
             except UnicodeDecodeError:  # what a damaged disk left
                 later = True
             except ValueError:

@@ -9,12 +9,12 @@ from torch import nn
 
 from common.errors import InputError, summarize_exception
 from dataset.benchmark_set import BenchmarkSet, MissingTestSetError, open_test_set
-from evaluation.evaluate import evaluate, mean_row
+from evaluation.evaluate import ImageResult, evaluate, mean_row
 from inference.upscaler import BicubicUpscaler, NetworkUpscaler
 from training.distributed import DistributedContext
 from training.stopping import InterruptibleUpscaler, StopRequestedError, StopSignals
 
-Quality = dict[str, dict[str, float]]  # {"x2": {"psnr": dB, "ssim": ...}}
+Quality = dict[str, dict[str, float]]  # {"x2": {"psnr": dB, "ssim": ...}}, the means over the images
 
 
 class Validation:
@@ -25,6 +25,7 @@ class Validation:
 
     def __init__(self, folder: str, scales: tuple[int, ...], context: DistributedContext, stop: StopSignals):
         self.test_sets: list[BenchmarkSet] = []
+        self.bicubic: Quality = {}  # of bicubic interpolation on the same images, to compare with
         self.shown: np.ndarray  # the first SR image of the last `measure`, uint8 HxWx3, in the main process
         self._context, self._stop = context, stop
         missing = []
@@ -37,7 +38,8 @@ class Validation:
             context.print(f"training without {'some ' if self.test_sets else ''}validation: {missing[0]}")
         for test_set in self.test_sets:  # an unusable pair fails now, not after the first interval
             bar = f"checking {test_set.name} x{test_set.scale}" if context.is_main_process else None
-            evaluate(BicubicUpscaler(test_set.scale), test_set, check_lr=False, bar=bar)
+            bicubic = evaluate(BicubicUpscaler(test_set.scale), test_set, check_lr=False, bar=bar)
+            self.bicubic[f"x{test_set.scale}"] = _quality(bicubic.rows)
 
     def find_overflow(self, net: nn.Module, size: int) -> str:
         """Why a gray image of `size` x `size` cannot be upscaled, as by finite weights whose output is not; "" if it can."""
@@ -83,5 +85,9 @@ class Validation:
             refusal = f"{test_set.name} x{test_set.scale}: {type(error).__name__}: {summarize_exception(error)}"
         if refusals := list(filter(None, context.all_gather([refusal]))):
             raise InputError(refusals[0])
-        quality = mean_row(context.all_gather(rows)).scores
-        return {"psnr": quality.psnr, "ssim": quality.ssim}
+        return _quality(context.all_gather(rows))
+
+
+def _quality(rows: list[ImageResult]) -> dict[str, float]:
+    scores = mean_row(rows).scores
+    return {"psnr": scores.psnr, "ssim": scores.ssim}
