@@ -40,7 +40,6 @@ from training.validation import Validation
 
 LOSSES = {"MSE": nn.MSELoss, "L1": nn.L1Loss, "SmoothL1": nn.SmoothL1Loss}
 OPTIMIZERS = {"adam": torch.optim.Adam, "muon": MuonWithAuxAdam}
-LOSS_SYNC_INTERVAL = 50  # steps between reads of the loss on CUDA, each of which synchronizes
 
 
 class Solver:
@@ -143,7 +142,7 @@ class Solver:
             self._bar.update()
             at_interval = self._at_interval()
             asked = self.stop.received and self.context.world_size == 1  # several must first agree on the step
-            if at_interval or asked or self.device.type != "cuda" or self.step % LOSS_SYNC_INTERVAL == 0:
+            if at_interval or asked or self.clock.is_due(self.step):
                 self._sync()
                 rate = images_done / (time.perf_counter() - since)
                 loss = self.losses.steps[-1][0]
@@ -251,10 +250,10 @@ class Solver:
 
         `stepping`: since the last time they trained; the time of a validation counts, but says nothing on the speed of steps.
         """
-        own = [self.stop.received, self.clock.elapsed() if self.context.is_main_process else 0.0]
-        asked, elapsed = self.losses.read(self.step, own, self.state.last_good())
+        own = [self.clock.elapsed() if self.context.is_main_process else 0.0, *self.stop.votes()]
+        elapsed, *votes = self.losses.read(self.step, own, self.state.last_good())
         self.clock.agree(self.step, elapsed, stepping)
-        self.stop.agree(asked)
+        self.stop.agree(votes)
 
     # --- saving and resuming --------------------------------------------------------------------------------------------
 

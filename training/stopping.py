@@ -11,6 +11,9 @@ from torch import nn
 
 from common.errors import stop_signals
 from inference.upscaler import NetworkUpscaler
+from training.distributed import DistributedContext
+
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 
 
 class StopSignals:
@@ -33,24 +36,49 @@ class StopSignals:
     def _receive(self, number: int, _frame: object) -> None:
         self.received = number
 
-    def agree(self, asked: float) -> None:
-        """All processes have heard that `asked` of them, if any, were asked to stop."""
-        if asked:
-            self.agreed = self.received or signal.SIGTERM
+    def votes(self) -> list[float]:
+        """For each of `SIGNALS`, 1 if this process received it; to be summed over the processes."""
+        return [float(self.received == each) for each in SIGNALS]
+
+    def agree(self, votes: list[float]) -> None:
+        """All processes have heard how many of them received each of `SIGNALS`."""
+        self.agreed = next((each for each, count in zip(SIGNALS, votes, strict=True) if count), 0)
 
 
 class StopRequestedError(Exception):
     """All processes agreed to stop during validation."""
 
 
-class InterruptibleUpscaler(NetworkUpscaler):
-    """A `NetworkUpscaler` that raises `StopRequestedError` before the next image once `stop_requested()` is true."""
+class StopChecks:
+    """Occasions to stop, `count` of them, in work that the processes share unevenly.
 
-    def __init__(self, net: nn.Module, scale: int, device: torch.device, stop_requested: Callable[[], bool]):
+    Each process calls it before each of its items, and `finish` after the last. At each occasion all processes agree; all
+    raise `StopRequestedError` at the same one.
+    """
+
+    def __init__(self, stop: StopSignals, context: DistributedContext, count: int):
+        self._stop, self._context, self._left = stop, context, count
+
+    def __call__(self) -> None:
+        self._left -= 1
+        votes = torch.tensor(self._stop.votes(), device=self._context.device)
+        self._stop.agree(self._context.all_reduce(votes).tolist())
+        if self._stop.agreed:
+            raise StopRequestedError
+
+    def finish(self) -> None:
+        """Goes through the occasions that other processes still have."""
+        while self._left > 0:
+            self()
+
+
+class InterruptibleUpscaler(NetworkUpscaler):
+    """A `NetworkUpscaler` that calls `check` before each image."""
+
+    def __init__(self, net: nn.Module, scale: int, device: torch.device, check: Callable[[], None]):
         super().__init__(net, scale, device)
-        self._stop_requested = stop_requested
+        self._check = check
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
-        if self._stop_requested():
-            raise StopRequestedError
+        self._check()
         return super().__call__(lr)

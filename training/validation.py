@@ -12,7 +12,7 @@ from dataset.benchmark_set import BenchmarkSet, MissingTestSetError, open_test_s
 from evaluation.evaluate import ImageResult, evaluate, mean_row
 from inference.upscaler import BicubicUpscaler, NetworkUpscaler
 from training.distributed import DistributedContext
-from training.stopping import InterruptibleUpscaler, StopRequestedError, StopSignals
+from training.stopping import InterruptibleUpscaler, StopChecks, StopRequestedError, StopSignals
 
 Quality = dict[str, dict[str, float]]  # {"x2": {"psnr": dB, "ssim": ...}}, the means over the images
 
@@ -57,8 +57,8 @@ class Validation:
     def measure(self, net: nn.Module) -> Quality:
         """PSNR (dB) and SSIM of each set. The means do not depend on the number of processes.
 
-        If one process cannot evaluate its images, all of them raise `InputError`. A single process that was asked to stop
-        raises `StopRequestedError` before the next image.
+        If one process cannot evaluate its images, all of them raise `InputError`. If one was asked to stop, all raise
+        `StopRequestedError` before their next image.
         """
         try:
             return {f"x{each.scale}": self._measure_on(each, net) for each in self.test_sets}
@@ -68,21 +68,20 @@ class Validation:
     def _measure_on(self, test_set: BenchmarkSet, net: nn.Module) -> dict[str, float]:
         context = self._context
         own = replace(test_set, pairs=test_set.pairs[context.shard(len(test_set))])
+        checks = StopChecks(self._stop, context, -(-len(test_set) // context.world_size) + 1)
         rows, refusal = [], ""
         try:
-            upscale = InterruptibleUpscaler(
-                net, test_set.scale, context.device, lambda: self._stop.received > 0 and context.world_size == 1
-            )
+            upscale = InterruptibleUpscaler(net, test_set.scale, context.device, checks)
             if context.is_main_process and test_set is self.test_sets[0]:
                 self.shown = upscale(test_set.pairs[0].read()[1])
             rows = evaluate(upscale, own, check_lr=False).rows if own.pairs else []
         except StopRequestedError:
-            self._stop.agree(self._stop.received)
             raise
         except InputError as error:  # the others wait for this process, and only the main one prints
             refusal = str(error)
         except Exception as error:  # third-party networks and file systems may fail in any way
             refusal = f"{test_set.name} x{test_set.scale}: {type(error).__name__}: {summarize_exception(error)}"
+        checks.finish()
         if refusals := list(filter(None, context.all_gather([refusal]))):
             raise InputError(refusals[0])
         return _quality(context.all_gather(rows))
