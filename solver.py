@@ -30,6 +30,7 @@ from training.data import build_sampler, load_images, start_line
 from training.distributed import DistributedContext
 from training.intervals import IntervalLosses
 from training.log import TrainingLog, Values, summary_line
+from training.memory import explain_out_of_memory, resolve_micro_batches
 from training.muon import MuonWithAuxAdam
 from training.nonfinite import BufferSnapshot, propagate_nonfinite, step_if_finite, update_ema
 from training.schedule import Clock, learning_rate
@@ -83,6 +84,7 @@ class Solver:
         if args.verbose:
             self.context.print(str(self.net))
         self.sampler = build_sampler(args, context, images, preload)
+        self.args = resolve_micro_batches(args, context, self.net, self.loss_fn)
         self.stop = StopSignals()
         self.validation = Validation(args.val_data_dir, self.scales, context, self.stop)
         if args.model != "cfsrcnn":  # our own takes any size
@@ -110,12 +112,7 @@ class Solver:
             with self.stop:
                 self._loop()
         except torch.cuda.OutOfMemoryError:
-            if self.context.world_size > 1:  # only this process may have failed, and only the main one prints
-                raise
-            raise InputError(
-                f"the GPU is out of memory at step {self.step + 1}: use a smaller --batch_size or --patch_size, "
-                "--precision bf16 or --preload host"
-            ) from None
+            raise explain_out_of_memory(self.args, self.context, self.step + 1) from None
         finally:
             self._bar.close()
             if self.context.is_main_process:

@@ -25,6 +25,11 @@ seed = bounded(int, lambda value: 0 <= value < 1 << 64, "a whole number from 0 t
 ema_decay = bounded(float, lambda value: 0 <= value < 1, "0 (off) or a number below 1, such as 0.999")
 
 
+def micro_batches(text: str) -> int:
+    """--accumulate: a whole number above zero, or "auto", which is 0."""
+    return 0 if text == "auto" else positive_int(text)
+
+
 def parse_flags(argv: list[str] | None = None) -> TrainConfig:
     """The settings by the command line, or by the given arguments."""
     parser = CliParser(description="Train a super-resolution network.")
@@ -55,13 +60,10 @@ def parse_flags(argv: list[str] | None = None) -> TrainConfig:
     recipe.add_argument("--init", type=parse_init, choices=INITS, help="see model/init.py")
     recipe.add_argument("--ema", type=ema_decay, help="EMA decay of the weights, such as 0.999; 0: off")
     recipe.add_argument(
-        "--max_minutes", type=positive_float, help="stop after this time too; the schedule then ends with it"
+        "--max_minutes", type=positive_float, help="stop after this time too; the schedule ends with it"
     )
     recipe.add_argument(
-        "--hard_crops",
-        type=positive_int,
-        metavar="K",
-        help="draw each crop among K by bicubic's error in it",
+        "--hard_crops", type=positive_int, metavar="K", help="draw each crop among K by bicubic's error"
     )
     recipe.add_argument("--seed", type=seed, help="random seed of initial weights and patches")
 
@@ -72,7 +74,9 @@ def parse_flags(argv: list[str] | None = None) -> TrainConfig:
     speed = parser.add_argument_group("speed")
     speed.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), help="where to train")
     speed.add_argument("--precision", choices=("fp32", "bf16"), help="bf16: autocast (paper: fp32)")
-    speed.add_argument("--accumulate", type=positive_int, help="micro-batches per step, for less memory")
+    speed.add_argument(
+        "--accumulate", type=micro_batches, metavar="N", help="micro-batches per step; auto: as few as fit on the GPU"
+    )
     speed.add_argument("--compile", action="store_true", help="torch.compile: slow to start, faster on a GPU")
     speed.add_argument(
         "--compile_mode",

@@ -53,7 +53,7 @@ class TrainConfig:
     # speed
     device: str = "auto"
     precision: str = "fp32"
-    accumulate: int = 1  # micro-batches per step
+    accumulate: int = 1  # micro-batches per step; 0: as few as fit on the GPU
     compile: bool = False
     compile_mode: str = "default"
     cuda_graph: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from common.device import available_memory
@@ -10,6 +11,7 @@ from dataset.hdf5 import TrainingImages, read_hdf5
 from dataset.patches import PatchSampler
 from training.config import TrainConfig
 from training.distributed import DistributedContext
+from training.memory import fits_beside_training
 
 
 def load_images(args: TrainConfig, context: DistributedContext, scales: tuple[int, ...]) -> tuple[TrainingImages, str]:
@@ -21,8 +23,11 @@ def load_images(args: TrainConfig, context: DistributedContext, scales: tuple[in
     images = read_hdf5(args.train_data_path, scales)
     preload = args.preload
     if preload == "auto":
-        fits = images.nbytes < 0.6 * available_memory(context.device)
-        preload = "device" if fits and (cuda or context.world_size == 1) else "host"  # mapped, processes share one copy
+        if cuda:
+            fits = fits_beside_training(images.nbytes, args, context)
+        else:  # mapped, several processes share one copy
+            fits = context.world_size == 1 and images.nbytes < 0.6 * available_memory(context.device)
+        preload = "device" if fits else "host"
     if preload == "device" and not cuda:
         images = images.load_into_memory()
     _check_batch(args, context, scales)
@@ -46,18 +51,23 @@ def start_line(
 
 
 def build_sampler(args: TrainConfig, context: DistributedContext, images: TrainingImages, preload: str) -> PatchSampler:
-    """The batches of a run. `InputError` if the patches do not fit into the images."""
-    return PatchSampler(
-        images,
-        args.patch_size,
-        args.batch_size,
-        args.seed,
-        context.device,
-        on_device=context.device.type == "cuda" and preload == "device",
-        shard=context.shard(args.batch_size),
-        hard_crops=args.hard_crops,
-        hide=not context.is_main_process,
-    )
+    """The batches of a run. `InputError` if the patches do not fit into the images, or the images not onto the GPU."""
+    try:
+        return PatchSampler(
+            images,
+            args.patch_size,
+            args.batch_size,
+            args.seed,
+            context.device,
+            on_device=context.device.type == "cuda" and preload == "device",
+            shard=context.shard(args.batch_size),
+            hard_crops=args.hard_crops,
+            hide=not context.is_main_process,
+        )
+    except torch.cuda.OutOfMemoryError:
+        raise InputError(
+            f"the {images.nbytes / 1e9:.2f} GB of images do not fit on the GPU: use --preload host"
+        ) from None
 
 
 def _check_batch(args: TrainConfig, context: DistributedContext, scales: tuple[int, ...]) -> None:
