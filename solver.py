@@ -56,8 +56,8 @@ class Solver:
             tune_malloc()
         check_machine(args, context)
         self.scales = SCALES if args.scale == 0 else (args.scale,)
-        self.folder, self.step, self.seconds = Path(args.ckpt_dir), 0, 0.0
-        self._saved_step = 0
+        self.folder, self.seconds = Path(args.ckpt_dir), 0.0
+        self.step = self._saved_step = 0
         self.clock, self.lr = Clock(args.max_minutes, args.max_steps), 0.0
         self.state = TrainingState(args)
         saved = self.state.find()
@@ -81,8 +81,6 @@ class Solver:
         images, preload = load_images(args, context, self.scales)
         self.image_count = len(images)
         self.context.print(start_line(args, context, self.net, images, preload))
-        if args.verbose:
-            self.context.print(str(self.net))
         self.sampler = build_sampler(args, context, images, preload)
         self.args = resolve_micro_batches(args, context, self.net, self.loss_fn)
         self.stop = StopSignals()
@@ -129,13 +127,12 @@ class Solver:
 
     def _loop(self) -> None:
         """Runs steps until the last one, or until all processes agree to stop."""
-        args = self.args
         if self.losses.steps and self._at_interval():  # the run was stopped during validation
             self._finish_interval(rate=None)
         since, images_done = time.perf_counter(), 0
-        while self.step < args.max_steps and not self.clock.is_over(self.step) and not self.stop.agreed:
+        while self.step < self.args.max_steps and not self.clock.is_over(self.step) and not self.stop.agreed:
             self.losses.append(*self.train_step())
-            images_done += args.batch_size
+            images_done += self.args.batch_size
             self._bar.update()
             at_interval = self._at_interval()
             asked = self.stop.received and self.context.world_size == 1  # several must first agree on the step
@@ -279,6 +276,4 @@ class Solver:
         self.step, self.seconds, self.lr = saved["step"], saved["seconds"], saved["lr"]
         self.clock.start(self.step, saved["elapsed"])
         self._saved_step, self.losses.steps = self.step, saved["window"]
-        self.context.print(f"resumed {self.state.path} at step {self.step}")
-        if changes := describe_changes(saved["settings"], self.args):
-            self.context.print(changes)
+        self.context.print(f"resumed {self.state.path} at step {self.step}{describe_changes(saved, self.args)}")

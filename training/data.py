@@ -37,7 +37,7 @@ def load_images(args: TrainConfig, context: DistributedContext, scales: tuple[in
 def start_line(
     args: TrainConfig, context: DistributedContext, net: nn.Module, images: TrainingImages, preload: str
 ) -> str:
-    """One line on the network, the data, the device and the length of the run."""
+    """One line on the network, the data, the device and the length of the run; with `--verbose` the network as well."""
     place = {"host": "mapped from the file", "device": "on the GPU" if context.device.type == "cuda" else "in memory"}
     weights = sum(weight.numel() for weight in net.parameters() if weight.requires_grad)
     processes = f" x {context.world_size} processes" if context.world_size > 1 else ""
@@ -46,7 +46,7 @@ def start_line(
         f"{args.model} {'x2, x3, x4' if args.scale == 0 else f'x{args.scale}'}: {weights:,} parameters | "
         f"{len(images)} images, {images.nbytes / 1e9:.2f} GB {place[preload]} | {context.device}{processes}, "
         f"{args.precision} | {args.max_steps:,} steps{limit} of {args.batch_size} LR patches of "
-        f"{args.patch_size}x{args.patch_size}"
+        f"{args.patch_size}x{args.patch_size}" + (f"\n{net}" if args.verbose else "")
     )
 
 

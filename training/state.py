@@ -51,14 +51,16 @@ FRESH_START_ONLY = ("init", "pretrained")  # decide initial weights, which a res
 CHANGEABLE = ("loss_fn", "lr", "lr_schedule", "decay", "warmup", "clip", "precision", "train_data_path")
 
 
-def describe_changes(settings: dict, args: TrainConfig) -> str | None:
-    """One line on the flags that differ from the `settings` of the run so far: without effect, or in force from here on."""
+def describe_changes(saved: dict, args: TrainConfig) -> str:
+    """A line break and one line on the flags that differ from the settings of the `saved` run: without effect, or in force
+    from here on; "" if none differs."""
+    settings = saved["settings"]
     differs = [name for name in settings if getattr(args, name, settings[name]) != settings[name]]
     ignored = [f"--{name}" for name in FRESH_START_ONLY if name in differs]
     changed = [f"--{name} {getattr(args, name)} (was {settings[name]})" for name in CHANGEABLE if name in differs]
     notes = [f"{' and '.join(ignored)} without effect, the weights are those of the run"] if ignored else []
     notes += [f"from here on {', '.join(changed)}"] if changed else []
-    return f"--resume: {'; '.join(notes)}" if notes else None
+    return f"\n--resume: {'; '.join(notes)}" if notes else ""
 
 
 class TrainingState:
