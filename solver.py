@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from common import SCALES
-from common.device import compile_module, fixed_shapes
+from common.device import compile_module, fixed_shapes, tf32_convolutions
 from common.errors import InputError
 from common.files import make_dir
 from common.malloc import tune_malloc
@@ -107,7 +107,7 @@ class Solver:
         hide = not self.context.is_main_process
         self._bar = progress(total=args.max_steps, desc=args.ckpt_name, unit="step", initial=self.step, hide=hide)
         try:
-            with self.stop:
+            with self.stop, tf32_convolutions(args.tf32):
                 self._loop()
         except torch.cuda.OutOfMemoryError:
             raise explain_out_of_memory(self.args, self.context, self.step + 1) from None

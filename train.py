@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from argparse import BooleanOptionalAction
 from dataclasses import asdict
 from pathlib import Path
 
@@ -59,11 +60,9 @@ def parse_flags(argv: list[str] | None = None) -> TrainConfig:
     recipe.add_argument("--warmup", type=non_negative_int, help="steps of linear warmup from zero")
     recipe.add_argument("--init", type=parse_init, choices=INITS, help="see model/init.py")
     recipe.add_argument("--ema", type=ema_decay, help="EMA decay of the weights, such as 0.999; 0: off")
+    recipe.add_argument("--max_minutes", type=positive_float, help="stop after this time; the schedule ends with it")
     recipe.add_argument(
-        "--max_minutes", type=positive_float, help="stop after this time too; the schedule ends with it"
-    )
-    recipe.add_argument(
-        "--hard_crops", type=positive_int, metavar="K", help="draw each crop among K by bicubic's error"
+        "--hard_crops", type=positive_int, metavar="K", help="draw each crop among K by bicubic's error in it"
     )
     recipe.add_argument("--seed", type=seed, help="random seed of initial weights and patches")
 
@@ -74,6 +73,7 @@ def parse_flags(argv: list[str] | None = None) -> TrainConfig:
     speed = parser.add_argument_group("speed")
     speed.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), help="where to train")
     speed.add_argument("--precision", choices=("fp32", "bf16"), help="bf16: autocast (paper: fp32)")
+    speed.add_argument("--tf32", action=BooleanOptionalAction, help="of fp32 convolutions on CUDA; default: PyTorch's")
     speed.add_argument(
         "--accumulate", type=micro_batches, metavar="N", help="micro-batches per step; auto: as few as fit on the GPU"
     )
@@ -89,9 +89,7 @@ def parse_flags(argv: list[str] | None = None) -> TrainConfig:
         help="record a step once and replay it: no time between kernels, for small batches; one GPU, one scale",
     )
     speed.add_argument(
-        "--preload",
-        choices=("auto", "device", "host"),
-        help="device: preload images; host: memory-map the HDF5 file",
+        "--preload", choices=("auto", "device", "host"), help="device: preload images; host: memory-map the HDF5 file"
     )
 
     output = parser.add_argument_group("output")

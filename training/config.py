@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from common.device import check_precision
+from common.device import check_precision, has_tf32
 from common.errors import InputError
 from training.cuda_graph import check_cuda_graph
 from training.distributed import DistributedContext
@@ -53,6 +53,7 @@ class TrainConfig:
     # speed
     device: str = "auto"
     precision: str = "fp32"
+    tf32: bool | None = None  # fp32 convolutions in TF32 on CUDA; None: as PyTorch is set, which is yes
     accumulate: int = 1  # micro-batches per step; 0: as few as fit on the GPU
     compile: bool = False
     compile_mode: str = "default"
@@ -87,6 +88,10 @@ def check_flags(args: TrainConfig) -> None:
 def check_machine(args: TrainConfig, context: DistributedContext) -> None:
     """Raises `InputError` for settings that do not fit the device or the number of processes."""
     check_precision(context.device, args.precision)
+    if args.tf32 and not has_tf32(context.device):
+        raise InputError(
+            f"--tf32 is for CUDA GPUs from compute capability 8.0 on, not for {context.device}: leave it out"
+        )
     if args.cuda_graph:
         check_cuda_graph(context.device, context.world_size, args.scale)
     if args.batch_size < context.world_size:
