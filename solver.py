@@ -19,7 +19,7 @@ from common.device import compile_module, fixed_shapes, tf32_convolutions
 from common.errors import InputError
 from common.files import make_dir
 from common.malloc import tune_malloc
-from common.progress import progress
+from common.progress import print_above, progress
 from dataset.patches import Batch
 from model import create_model
 from model.checkpoint import load_compatible_weights, save_state_dict
@@ -103,7 +103,7 @@ class Solver:
         if self.context.is_main_process:
             make_dir(self.folder)
             unfinished = bool(self.losses.steps) and self._at_interval()  # the line of this step is written anew
-            self._log = TrainingLog(self.folder, args.ckpt_name, self.step - unfinished)
+            self._log = TrainingLog(self.folder, args.ckpt_name, self.step - unfinished, print_above)
         hide = not self.context.is_main_process
         self._bar = progress(total=args.max_steps, desc=args.ckpt_name, unit="step", initial=self.step, hide=hide)
         try:
@@ -113,17 +113,18 @@ class Solver:
             raise explain_out_of_memory(self.args, self.context, self.step + 1) from None
         finally:
             self._bar.close()
-            if self.context.is_main_process:
-                self._log.close()
+            gaps = self._log.close() if self.context.is_main_process else ""
         if self.stop.agreed:
             saved = f"{self.state.path} is saved as of step {self._saved_step}, go on with --resume"
             saved = saved if self._saved_step else "nothing is saved"
-            self.context.print(f"stopped at step {self.step}: {saved}", sys.stderr)
+            self.context.print(f"stopped at step {self.step}: {saved}{gaps and f'; {gaps}'}", sys.stderr)
             sys.exit(128 + self.stop.agreed)
         if self.context.is_main_process and not self._weights_path().exists():  # resumed past --max_steps
             self._save_weights()
         why = ", the end of --max_minutes" if self.clock.is_over(self.step) and self.step < args.max_steps else ""
         self.context.print(f"trained to step {self.step}{why}: {self._weights_path()}")
+        if gaps:
+            raise InputError(f"the training is complete, but not its log: {gaps}")
 
     def _loop(self) -> None:
         """Runs steps until the last one, or until all processes agree to stop."""
@@ -134,9 +135,8 @@ class Solver:
             self.losses.append(*self.train_step())
             images_done += self.args.batch_size
             self._bar.update()
-            at_interval = self._at_interval()
             asked = self.stop.received and self.context.world_size == 1  # several must first agree on the step
-            if at_interval or asked or self.clock.is_due(self.step):
+            if self._at_interval() or asked or self.clock.is_due(self.step):
                 self._sync()
                 rate = images_done / (time.perf_counter() - since)
                 loss = self.losses.steps[-1][0]
@@ -241,9 +241,7 @@ class Solver:
 
     def _sync(self, stepping: bool = True) -> None:
         """Reads the losses from the device, and agrees with the other processes on the time and on whether to stop.
-
-        `stepping`: since the last time they trained; the time of a validation counts, but says nothing on the speed of steps.
-        """
+        `stepping`: since the last time they trained; a validation takes time, but says nothing on the speed of steps."""
         own = [self.clock.elapsed() if self.context.is_main_process else 0.0, *self.stop.votes()]
         elapsed, *votes = self.losses.read(self.step, own, self.state.last_good())
         self.clock.agree(self.step, elapsed, stepping)
