@@ -18,7 +18,6 @@ from common import SCALES
 from common.device import compile_module, fixed_shapes, tf32_convolutions
 from common.errors import InputError
 from common.files import make_dir
-from common.malloc import tune_malloc
 from common.progress import print_above, progress
 from dataset.patches import Batch
 from model import create_model
@@ -52,8 +51,6 @@ class Solver:
     def __init__(self, args: TrainConfig, context: DistributedContext):
         self.args, self.context = args, context
         self.device = self.context.device
-        if self.device.type == "cpu":
-            tune_malloc()
         check_machine(args, context)
         self.scales = SCALES if args.scale == 0 else (args.scale,)
         self.folder, self.seconds = Path(args.ckpt_dir), 0.0

@@ -9,6 +9,7 @@ from common import SCALES
 from common.cli import CliParser
 from common.device import pick_device
 from common.errors import InputError, run_cli
+from common.malloc import tune_malloc
 from dataset.benchmark_set import open_test_set
 from evaluation.benchmark_run import run_benchmark
 from evaluation.cache import hash_files
@@ -89,6 +90,8 @@ def make_upscaler(args: argparse.Namespace) -> Upscale:
     device = pick_device("cuda" if args.cuda else place)
     precision = resolve_precision(args.precision, device, args.backend, measured=not args.input)
     how = (precision, args.tile, protocol, args.self_ensemble, args.backend, args.compile)
+    if device.type == "cpu":
+        tune_malloc()
     return NetworkUpscaler(net, args.scale, device, *how)
 
 

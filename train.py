@@ -12,6 +12,7 @@ from common import SCALES
 from common.cli import CliParser, bounded, non_negative_int, positive_int
 from common.device import COMPILE_MODES, pick_device
 from common.errors import run_cli
+from common.malloc import tune_malloc
 from common.output import outlive_readers
 from model.init import INITS, parse_init
 from solver import LOSSES, OPTIMIZERS, Solver
@@ -105,6 +106,7 @@ def parse_flags(argv: list[str] | None = None) -> TrainConfig:
 
 def main() -> None:
     args = parse_flags()
+    tune_malloc()
     if args.num_gpu > 1 and not is_distributed():
         sys.exit(launch(__file__, sys.argv[1:], args.num_gpu))
     lock = run_lock(Path(args.ckpt_dir), args.ckpt_name)

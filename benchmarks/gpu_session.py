@@ -289,7 +289,10 @@ def parse_flags() -> argparse.Namespace:
         "--teachers", type=Path, help="folder of teachers' weights such as rlfn_x2.pth, to distill from"
     )
     parser.add_argument(
-        "--validation", default="dataset/Set5", help="validation set; without it training goes unmeasured"
+        "--validation",
+        type=Path,
+        default=Path("dataset/Set5"),
+        help="validation set; without it training goes unmeasured",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cuda", help="cpu: a dry run")
     parser.add_argument("--scales", type=int, nargs="+", choices=SCALES, default=list(SCALES), help="to be trained")
@@ -306,7 +309,8 @@ def parse_flags() -> argparse.Namespace:
             raise InputError(f"--{name} {folder} is no folder")
         if folder is not None:
             setattr(args, name, folder.absolute())
-    args.out, args.work = args.out.absolute(), args.work.absolute()
+    for name in ("out", "work", "validation"):
+        setattr(args, name, getattr(args, name).absolute())
     pick_device(args.device)
     return args
 

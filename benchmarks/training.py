@@ -25,6 +25,7 @@ from benchmarks.timing import SubprocessJob, device_name, min_seconds, time_inte
 from common.cli import CliParser, positive_int
 from common.device import pick_device
 from common.errors import run_cli
+from common.malloc import tune_malloc
 from common.tables import Table, to_markdown
 from dataset.hdf5 import TrainingImages
 from dataset.patches import PatchSampler
@@ -193,6 +194,7 @@ def parts_of_a_step(folder: Path, device: torch.device, precision: str, rounds: 
 
 
 def main() -> None:
+    tune_malloc()
     parser = CliParser(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/training.json"), help="JSON file to write")
     parser.add_argument("--rounds", type=positive_int, default=10, help="measured runs of each; medians are shown")

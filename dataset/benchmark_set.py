@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from common import SCALES
-from common.errors import InputError
+from common.errors import InputError, searched_in
 from common.files import realpath
 from dataset.images import EXTENSIONS, DecodedImage, list_images, read_image
 from dataset.imresize import PADDING_MODES, imresize
@@ -84,8 +84,8 @@ def open_test_set(folder: Path | str, scale: int) -> BenchmarkSet:
     if not folder.is_dir():
         get = f"download it with `{download_command(folder.name, folder.parent)}`, or "
         raise MissingTestSetError(
-            f"{folder} does not exist: {get if folder.name in TEST_SETS else ''}make it from HR images with "
-            f"`python -m dataset.prepare --hr FOLDER --name {folder.name} --out {folder.parent} --scales {scale}`"
+            f"{folder} does not exist{searched_in(folder)}: {get if folder.name in TEST_SETS else ''}make it from HR images "
+            f"with `python -m dataset.prepare --hr FOLDER --name {folder.name} --out {folder.parent} --scales {scale}`"
         )
     if _is_authors_layout(folder):
         pairs = _authors_layout(folder, scale)

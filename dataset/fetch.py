@@ -40,13 +40,19 @@ def fetch(url: str, target: Path, size: int, digest: str, exact_size: bool = Tru
     `digest`: "sha256:HEX" or "md5:HEX". A broken connection is retried a few times. After that, after Ctrl-C or on a full
     disk the partial download stays in `target`.part, where the next call resumes. Raises `InputError` if the server cannot
     be reached, does not have the file or keeps breaking the connection; if the disk is full; if another process is
-    downloading the file; and if the hash is wrong, in which case the download is removed.
+    downloading the file; if `target` or `target`.part is no ordinary file; and if the hash is wrong, in which case the
+    download is removed.
     """
     algorithm, _, expected = digest.partition(":")
+    part, over = target.with_name(f"{target.name}{PART_SUFFIX}"), False
+    for each in (part, target):
+        if (each == part and each.is_symlink()) or (each.exists() and not each.is_file()):
+            raise InputError(f"{each} is no ordinary file, but the download goes there: move it away")
     if target.exists() and pooch.file_hash(str(target), algorithm) == expected:
         return False
-    part, over = target.with_name(f"{target.name}{PART_SUFFIX}"), False
-    pooch.get_logger().setLevel("ERROR")
+    logger = pooch.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")
     try:
         with temporary_dir(target.parent) as place:  # pooch's own temporary file would survive a kill
             os.replace(
@@ -66,6 +72,7 @@ def fetch(url: str, target: Path, size: int, digest: str, exact_size: bool = Tru
             print(f"{part} is kept: run the same command to resume", file=sys.stderr)
         raise
     finally:
+        logger.setLevel(level)
         if over:
             part.unlink(missing_ok=True)
     return True

@@ -18,6 +18,7 @@ from common import SCALES
 from common.cli import CliParser
 from common.errors import InputError, run_cli
 from common.files import atomic_write, ensure_not_input
+from common.malloc import tune_malloc
 from dataset.benchmark_set import ImagePair
 from dataset.images import read_rgb
 from evaluation.compare import check_names, parse_compare, require_sr
@@ -120,6 +121,7 @@ def parse_crop(text: str) -> Crop:
 
 
 def main() -> None:
+    tune_malloc()
     parser = CliParser(prog="python -m evaluation.figure", description="Compare SR images side by side.")
     parser.add_argument("--image", type=Path, required=True, help="the HR image; its LR is made by our resize")
     parser.add_argument("--ckpt_path", type=Path, required=True, help="weights of CFSRCNN")

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from common.device import full_fp32
 from common.errors import InputError
-from common.malloc import tune_malloc
 from dataset.imresize import resize
 from inference.backends import FP32_MAX, start_backend
 from inference.tiling import Tiler
@@ -87,8 +86,6 @@ class NetworkUpscaler:
         compile: bool = False,
     ):
         self.device = torch.device(device)
-        if self.device.type == "cpu":
-            tune_malloc()
         self.net = net.to(self.device).to(memory_format=torch.channels_last).eval()
         self.scale, self.precision = scale, precision
         self.protocol, self.self_ensemble, self._tile = protocol, self_ensemble, tile

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from common.cli import CliParser
-from common.errors import InputError, run_cli, summarize_exception, translate_access_errors
+from common.errors import InputError, run_cli, searched_in, summarize_exception, translate_access_errors
 from common.files import DeferredErrorFile, atomic_write, ensure_not_input
 from model import create_model, get_model_class
 from model.key_mapping import StateDict, inspect_state_dict, to_authors, to_native
@@ -178,7 +178,7 @@ def load_model(path: Path | str, model: str = "cfsrcnn", scale: int = 2, group: 
     A multi-scale checkpoint works for each of its scales. Raises `InputError`, which says what the file is, if it does not fit.
     """
     if not Path(path).exists():
-        raise InputError(f"{path} does not exist: {_meant(Path(path), scale)}")
+        raise InputError(f"{path} does not exist{searched_in(Path(path))}: {_meant(Path(path), scale)}")
     get_model_class(model)
     state = read_state_dict(path)
     info = inspect_state_dict(state)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from common.errors import InputError, error_context
+from common.malloc import tune_malloc
 from inference.upscaler import NetworkUpscaler
 from model.checkpoint import load_model
 
@@ -101,6 +102,8 @@ class TeacherPool:
 
 def _load(teacher: Teacher, scale: int) -> torch.nn.Module:
     with error_context(f"--teacher {teacher}"):
+        if teacher.path.is_dir():
+            raise InputError("it is a folder: name the file of the weights in it")
         if not teacher.path.is_file():
             raise InputError("there is no such file; docs/training.md says where the teachers' weights are published")
         return load_model(teacher.path, teacher.model, scale)
@@ -112,6 +115,7 @@ _worker_ensemble: Callable[[np.ndarray], np.ndarray]  # of a worker process
 def _start_worker(teachers: Sequence[Teacher], scale: int, self_ensemble: bool) -> None:
     global _worker_ensemble
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
+    tune_malloc()
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _worker_ensemble = TeacherEnsemble(teachers, scale, torch.device("cpu"), self_ensemble)

@@ -17,6 +17,7 @@ from common.cli import CliParser
 from common.device import pick_device
 from common.errors import FailureLog, escape_unprintable, run_cli
 from common.files import atomic_write, make_dir
+from common.malloc import tune_malloc
 from common.tables import Table, to_markdown, write_table
 from dataset.benchmark_set import BenchmarkSet, available_scales, open_test_set
 from dataset.sources import TEST_SETS, download_command
@@ -68,6 +69,7 @@ def parse_flags() -> argparse.Namespace:
 
 def main() -> None:
     args, failures = parse_flags(), FailureLog()
+    tune_malloc()
     test_sets = open_sets(args.data, failures)
     checkpoints, remarks = find_checkpoints(args.checkpoints, failures)
     peers, more_remarks = find_peers(args.peers, failures) if args.peers else ([], [])

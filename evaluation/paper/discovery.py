@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common import SCALES
-from common.errors import FailureLog, InputError
+from common.errors import FailureLog, InputError, searched_in
 from dataset.benchmark_set import normalize_name
 from dataset.sources import TEST_SETS, download_command
 from evaluation.cache import hash_files
@@ -84,7 +84,9 @@ def known_set(name: str) -> BenchmarkInfo | None:
 def find_sets(data: Path) -> dict[str, Path]:
     """Name -> folder of the paper's test sets in `data` or `data`/benchmark; the first if two names match."""
     if not data.is_dir():
-        raise InputError(f"--data {data}: no such folder; name the one that holds Set5, Set14, B100, Urban100, 720p")
+        raise InputError(
+            f"--data {data}: no such folder{searched_in(data)}; name the one that holds Set5, Set14, B100, Urban100, 720p"
+        )
     places = [place for place in (data, data / "benchmark") if place.is_dir()]
     folders = [each for place in places for each in sorted(place.iterdir()) if each.is_dir()]
     found: dict[str, Path] = {}
@@ -104,7 +106,8 @@ def find_checkpoints(source: Path, failures: FailureLog) -> tuple[list[Checkpoin
     """
     if not source.exists():
         raise InputError(
-            f"--checkpoints {source}: no such file or folder; name one that holds .pth or .safetensors files"
+            f"--checkpoints {source}: no such file or folder{searched_in(source)}; name one that holds .pth or "
+            ".safetensors files"
         )
     files, remarks = _last_steps([source] if source.is_file() else _weight_files(source))
     found: list[Checkpoint] = []

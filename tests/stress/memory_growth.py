@@ -28,6 +28,7 @@ from benchmarks.synthetic import synthetic_images, synthetic_training_set, write
 from benchmarks.timing import device_name
 from common.cli import CliParser, positive_int
 from common.errors import run_cli
+from common.malloc import tune_malloc
 from common.progress import progress
 from common.tables import Table, to_markdown
 from dataset.benchmark_set import open_test_set
@@ -99,6 +100,7 @@ class ProbedUpscaler:
 
 def small_images(folder: Path, count: int) -> Measurement:
     """Benchmarks the network on `count` images of 16x16 LR pixels, with SR images and the report."""
+    tune_malloc()  # as tcw_sample.py does, and train.py below
     for number, image in enumerate(synthetic_images(count, 32, 32)):
         write_png(folder / f"set/{number:06}.png", image)
     net = create_model("cfsrcnn", 2)
@@ -129,6 +131,7 @@ def sampler(folder: Path, count: int) -> Measurement:
 
 def training(folder: Path, count: int) -> Measurement:
     """Trains the network for `count` steps of one LR patch of 8x8, with EMA weights and ten checkpoints."""
+    tune_malloc()
     write_synthetic(folder / "train.h5", synthetic_training_set(4, 24, 24))
     where = TrainConfig(
         train_data_path=str(folder / "train.h5"), ckpt_dir=str(folder / "run"), val_data_dir=str(folder / "none")
