@@ -9,6 +9,7 @@ import copy
 import math
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -79,7 +80,7 @@ class Solver:
         self.image_count = len(images)
         self.context.print(start_line(args, context, self.net, images, preload))
         self.sampler = build_sampler(args, context, images, preload)
-        self.args = resolve_micro_batches(args, context, self.net, self.loss_fn)
+        self.args = resolve_micro_batches(replace(args, preload=preload), context, self.net, self.loss_fn)
         self.stop = StopSignals()
         self.validation = Validation(args.val_data_dir, self.scales, context, self.stop)
         if args.model != "cfsrcnn":  # our own takes any size
@@ -210,7 +211,7 @@ class Solver:
         if healthy and (refusal := self.validation.find_overflow(net, self.args.patch_size)):
             raise InputError(
                 f"step {self.step} cannot be validated ({refusal}): {self.state.last_good()}; if the weights grow "
-                "without bound, try a lower --lr or --clip"
+                f"without bound, {self.args.divergence_advice()}"
             )
         if self.context.is_main_process and (healthy or self.step == self.args.max_steps):
             self._save_weights()
@@ -240,7 +241,7 @@ class Solver:
         """Reads the losses from the device, and agrees with the other processes on the time and on whether to stop.
         `stepping`: since the last time they trained; a validation takes time, but says nothing on the speed of steps."""
         own = [self.clock.elapsed() if self.context.is_main_process else 0.0, *self.stop.votes()]
-        elapsed, *votes = self.losses.read(self.step, own, self.state.last_good())
+        elapsed, *votes = self.losses.read(self.step, own, f"{self.state.last_good()}; {self.args.divergence_advice()}")
         self.clock.agree(self.step, elapsed, stepping)
         self.stop.agree(votes)
 

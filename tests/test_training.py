@@ -309,7 +309,10 @@ def test_images_smaller_than_the_patch_are_named(expect_error, training_set, tmp
         (["--batch_size", 10**12], "the patches alone need more than"),
         (["--batch_size", 10**400], "the patches alone need more than"),
         (["--patch_size", 10**9], "--patch_size 1000000000"),
-        (["--accumulate", 3], "divides the patches of each process"),
+        (
+            ["--accumulate", 3],
+            "divides the patches of each process, which are --batch_size 2 / --num_gpu 1: use 2 at most",
+        ),
         (["--model", "nonesuch"], "--model takes"),
         (["--pretrained", "nowhere.pth"], "nowhere.pth does not exist"),
         (["--train_data_path", "nowhere.h5"], "python div2h5.py"),

@@ -62,6 +62,10 @@ class TrainConfig:
     # output
     resume: bool = False
 
+    def divergence_advice(self) -> str:
+        """What to do about losses or weights that grow without bound."""
+        return "try a lower --lr or --clip" if self.clip else "try a lower --lr, or --clip, which is off"
+
 
 def check_flags(args: TrainConfig) -> None:
     """Raises `InputError` for flags that parse but make no sense together or on this machine."""
@@ -77,10 +81,11 @@ def check_flags(args: TrainConfig) -> None:
     if args.batch_size // args.num_gpu < args.accumulate:
         raise InputError(
             f"--accumulate {args.accumulate} divides the patches of each process, which are --batch_size "
-            f"{args.batch_size} / --num_gpu {args.num_gpu}: use a smaller one"
+            f"{args.batch_size} / --num_gpu {args.num_gpu}: use {args.batch_size // args.num_gpu} at most"
         )
     if args.num_gpu > 1 and args.device in ("auto", "cuda") and 0 < torch.cuda.device_count() < args.num_gpu:
-        raise InputError(f"--num_gpu {args.num_gpu}: this machine has {torch.cuda.device_count()}")
+        have = torch.cuda.device_count()
+        raise InputError(f"--num_gpu {args.num_gpu}: this machine has {have}; use at most {have}, or --device cpu")
     if args.warmup > args.max_steps:
         raise InputError(f"--warmup {args.warmup} is longer than --max_steps {args.max_steps}: shorten it")
 
@@ -96,5 +101,6 @@ def check_machine(args: TrainConfig, context: DistributedContext) -> None:
         check_cuda_graph(context.device, context.world_size, args.scale)
     if args.batch_size < context.world_size:
         raise InputError(
-            f"--batch_size {args.batch_size} is the whole batch: too small for {context.world_size} processes"
+            f"--batch_size {args.batch_size} is the whole batch, too small for {context.world_size} processes: "
+            "use a larger one, or start fewer"
         )

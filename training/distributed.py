@@ -120,8 +120,11 @@ class DistributedContext:
             if not dist.is_initialized():
                 try:
                     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-                except ValueError as error:  # MASTER_ADDR, MASTER_PORT
-                    raise LaunchError(f"{summarize_exception(error)}: {FIX_LAUNCH}") from None
+                except (ValueError, dist.DistError) as error:  # MASTER_ADDR, MASTER_PORT
+                    why = summarize_exception(error)[:200]
+                    raise LaunchError(
+                        f"the processes cannot meet ({why}): start them by torchrun or --num_gpu"
+                    ) from None
             self.world_size, self.rank = dist.get_world_size(), dist.get_rank()
 
     @property

@@ -29,10 +29,10 @@ class IntervalLosses:
         """Adds a step: this process's loss, and the norm, which is the same in all."""
         self._unread.append((loss, norm))
 
-    def read(self, step: int, others: list[float], last_good: str) -> list[float]:
+    def read(self, step: int, others: list[float], advice: str) -> list[float]:
         """Waits for the device and for the other processes: `step` is done. Returns the sums of `others` over all processes.
 
-        `InputError` after more than `MAX_CONSECUTIVE_SKIPS` steps without finite gradients, which names `last_good`.
+        `InputError` after more than `MAX_CONSECUTIVE_SKIPS` steps without finite gradients, which ends with `advice`.
         """
         losses = [loss.float() / self._context.world_size for loss, _ in self._unread]
         norms = [norm.item() for _, norm in self._unread]
@@ -45,7 +45,7 @@ class IntervalLosses:
             if self.consecutive_skips > MAX_CONSECUTIVE_SKIPS:
                 raise InputError(
                     f"the loss is {loss:.4g} and the gradient norm {norm:.4g} at step {number}, the "
-                    f"{self.consecutive_skips}th in a row that is not finite: {last_good}; try a lower --lr or --clip"
+                    f"{self.consecutive_skips}th in a row that is not finite: {advice}"
                 )
         return sums[len(norms) :]
 

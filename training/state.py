@@ -71,7 +71,7 @@ class TrainingState:
         self.path = Path(args.ckpt_dir) / f"{args.ckpt_name}_latest.train.pt"
 
     def last_good(self) -> str:
-        """What a run that fails can go on from, for its message."""
+        """What a run that diverges can go on from, for its message."""
         return f"the last good state is {self.path}" if self.path.exists() else "nothing was saved before"
 
     def find(self) -> dict | None:
@@ -173,6 +173,8 @@ class TrainingState:
     def _readable(self) -> Iterator[None]:
         try:
             yield
+        except (MemoryError, torch.cuda.OutOfMemoryError):  # the file may be as good as ever
+            raise
         except Exception as error:  # a damaged file may fail in any way
             if explained := explain_access_error(self.path, error):
                 raise explained from None
