@@ -10,7 +10,7 @@ from common.errors import InputError
 from training import cuda_graph
 
 CPU = torch.device("cpu")
-FLAGS = ("--ema", "0.9", "--lr", "1e-2", "--warmup", "10", "--init", "identity")
+SETTINGS = {"ema": 0.9, "lr": 1e-2, "warmup": 10}
 STEPS = 8
 
 
@@ -45,9 +45,9 @@ def graphed(solver):
 
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_replayed_steps_are_the_eager_ones(tmp_path, graphs, optimizer):
-    flags = (*FLAGS, "--optimizer", optimizer)
-    eager = make_solver(tmp_path, 4, 12, "fp32", CPU, flags)
-    recorded = graphed(make_solver(tmp_path, 4, 12, "fp32", CPU, flags))
+    settings = {**SETTINGS, "optimizer": optimizer}
+    eager = make_solver(tmp_path, 4, 12, CPU, **settings)
+    recorded = graphed(make_solver(tmp_path, 4, 12, CPU, **settings))
     losses = [[solver.train_step() for _ in range(STEPS)] for solver in (eager, recorded)]
     assert torch.allclose(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-5)
     assert len(graphs) == 1 and graphs[0].replays == STEPS - cuda_graph.EAGER_STEPS
@@ -60,7 +60,7 @@ def test_the_saved_settings_of_the_optimizer_are_those_of_an_eager_run(tmp_path,
         def replay(self) -> None: ...
 
     monkeypatch.setattr(cuda_graph, "record", lambda step: (Recorded(), step()))
-    solvers = [make_solver(tmp_path, 4, 12, "fp32", CPU, FLAGS) for _ in range(2)]
+    solvers = [make_solver(tmp_path, 4, 12, CPU, **SETTINGS) for _ in range(2)]
     graphed(solvers[1])
     for solver in solvers:
         for _ in range(cuda_graph.EAGER_STEPS + 1):
@@ -75,7 +75,7 @@ def test_a_step_that_cannot_be_recorded_is_one_line(tmp_path, monkeypatch):
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     monkeypatch.setattr(cuda_graph, "record", record)
-    solver = graphed(make_solver(tmp_path, 4, 12, "fp32", CPU, FLAGS))
+    solver = graphed(make_solver(tmp_path, 4, 12, CPU, **SETTINGS))
     with pytest.raises(InputError, match=r"--cuda_graph: this step cannot be recorded .operation not permitted"):
         for _ in range(cuda_graph.EAGER_STEPS + 1):
             solver.train_step()

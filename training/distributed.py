@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import TextIO, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -120,14 +120,22 @@ class DistributedContext:
             if not dist.is_initialized():
                 try:
                     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-                except ValueError as error:  # MASTER_ADDR, MASTER_PORT
-                    raise LaunchError(f"{summarize_exception(error)}: {FIX_LAUNCH}") from None
+                except (ValueError, dist.DistError) as error:  # MASTER_ADDR, MASTER_PORT
+                    why = summarize_exception(error)[:200]
+                    raise LaunchError(
+                        f"the processes cannot meet ({why}): start them by torchrun or --num_gpu"
+                    ) from None
             self.world_size, self.rank = dist.get_world_size(), dist.get_rank()
 
     @property
     def is_main_process(self) -> bool:
         """Whether this is rank 0, which writes and prints."""
         return self.rank == 0
+
+    def print(self, line: str, file: TextIO | None = None) -> None:
+        """Prints a line in the main process, at once also into a pipe or a file."""
+        if self.is_main_process:
+            print(line, file=file, flush=True)
 
     def shard(self, number: int) -> slice:
         """This process's slice of `number` consecutive items; the slices differ by one item at most."""

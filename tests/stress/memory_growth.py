@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,7 @@ from inference.upscaler import BicubicUpscaler, NetworkUpscaler, Upscale
 from model import create_model
 from model.init import init_weights
 from solver import Solver
-from train import parse_flags
+from training.config import TrainConfig
 from training.distributed import DistributedContext
 
 MEGABYTE = 1 << 20
@@ -133,9 +133,13 @@ def training(folder: Path, count: int) -> Measurement:
     """Trains the network for `count` steps of one LR patch of 8x8, with EMA weights and ten checkpoints."""
     tune_malloc()
     write_synthetic(folder / "train.h5", synthetic_training_set(4, 24, 24))
-    argv = ["--train_data_path", folder / "train.h5", "--ckpt_dir", folder / "run", "--val_data_dir", folder / "none"]
-    argv += ["--patch_size", 8, "--batch_size", 1, "--max_steps", count, "--print_interval", max(1, count // 10)]
-    argv += ["--init", "identity", "--ema", 0.99, "--device", "cpu"]
+    where = TrainConfig(
+        train_data_path=str(folder / "train.h5"), ckpt_dir=str(folder / "run"), val_data_dir=str(folder / "none")
+    )
+    interval = max(1, count // 10)
+    config = replace(
+        where, patch_size=8, batch_size=1, max_steps=count, print_interval=interval, init="identity", ema=0.99
+    )
     probe = MemoryProbe(count)
 
     class ProbedSolver(Solver):
@@ -144,7 +148,7 @@ def training(folder: Path, count: int) -> Measurement:
             probe()
             return result
 
-    ProbedSolver(parse_flags([str(arg) for arg in argv]), DistributedContext(CPU)).fit()
+    ProbedSolver(config, DistributedContext(CPU)).fit()
     return probe.measurement(f"{count:,} steps of 1 x 8x8")
 
 
