@@ -35,9 +35,9 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError("--device cuda: PyTorch finds no CUDA GPU here; use --device cpu or auto")
+        raise InputError(f"there is no device {name!r}: PyTorch finds no CUDA GPU here; use cpu or auto")
     if name == "mps" and not torch.backends.mps.is_available():
-        raise InputError("--device mps: PyTorch finds no Apple GPU here; use --device cpu or auto")
+        raise InputError("there is no device 'mps': PyTorch finds no Apple GPU here; use cpu or auto")
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -68,8 +68,8 @@ def check_precision(device: torch.device, precision: str) -> None:
     capability = torch.cuda.get_device_capability(device)
     if capability < AMPERE:
         raise InputError(
-            f"--precision bf16: {torch.cuda.get_device_name(device)} has compute capability {capability[0]}.{capability[1]} "
-            "and only emulates bf16, slowly; use --precision fp32, or fp16 to upscale images"
+            f"precision bf16: {torch.cuda.get_device_name(device)} has compute capability {capability[0]}.{capability[1]} "
+            "and only emulates bf16, slowly; use fp32, or fp16 to upscale images"
         )
 
 

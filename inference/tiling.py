@@ -130,8 +130,8 @@ class Tiler:
         )
         expected = (maps[0].shape[0], 3, maps[0].shape[2] * self._scale, maps[0].shape[3] * self._scale)
         if sr.shape != expected:
-            shape = tuple(sr.shape)
-            raise InputError(f"the network made {shape} of {tuple(maps[0].shape)}, not {expected}: wrong --scale?")
+            shapes = f"{tuple(sr.shape)} of {tuple(maps[0].shape)}, not {expected}"
+            raise InputError(f"the network made {shapes}: it does not upscale by {self._scale}")
         return sr
 
     def _tile_sizes(self, x: Tensor) -> tuple[int, int]:

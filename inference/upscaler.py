@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -40,6 +42,23 @@ def to_uint8(sr: Pixels, protocol: str = "paper") -> Pixels:
 def to_uint16(sr: Tensor) -> Tensor:
     """SR in [0, 1], any shape -> uint16: times 65535 in float32, clamped and rounded."""
     return (sr.float() * 65535).clamp_(0, 65535).round_().to(torch.uint16)
+
+
+@contextmanager
+def translate_memory_errors(path: Path | str) -> Iterator[None]:
+    """Raises an `InputError` that names the image `path` where main memory or that of the GPU runs out."""
+    try:
+        yield
+        return
+    except torch.cuda.OutOfMemoryError:
+        where = "on the GPU"
+    except MemoryError:
+        where = "on this machine"
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # PyTorch's on the CPU
+            raise
+        where = "on this machine"
+    raise InputError(f"{path}: there is too little free memory for it {where}: free some, or use a smaller image")
 
 
 class Upscale(Protocol):

@@ -121,7 +121,7 @@ def test_the_pixel_shuffle_is_pytorchs_and_keeps_channels_last(factor):
 
 
 @pytest.fixture
-def train(command, training_set, tmp_path):
+def train(command, training_set, tmp_path, one_thread):  # many threads are slow on images so small
     """`train("run", flags...)`: a small run on the GPU in tmp_path/run; returns its log. Flags that come later win."""
 
     def run(folder: str, *flags) -> list[dict]:
@@ -195,7 +195,14 @@ def test_an_out_of_memory_is_one_clear_line(expect_error, training_set, tmp_path
     torch.cuda.set_per_process_memory_fraction(min(1.0, 3e8 / torch.cuda.get_device_properties(CUDA).total_memory))
     try:
         expect_error(
-            "out of memory at step 1", *argv, "--val_data_dir", tmp_path, "--batch_size", 64, "--patch_size", 24
+            "out of memory at step 1",
+            *argv,
+            "--val_data_dir",
+            tmp_path / "none",
+            "--batch_size",
+            64,
+            "--patch_size",
+            24,
         )
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

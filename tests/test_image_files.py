@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import threading
 import warnings
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
+import torch
 from conftest import COLOR, GRAY
 from PIL import Image, ImageCms
 
 from dataset.images import read_frames, read_image
 from dataset.imresize import imresize, resize
+from inference.upscaler import BicubicUpscaler
 
 DEEP = np.random.default_rng(0).integers(0, 65536, (10, 14, 4), np.uint16)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -266,12 +271,84 @@ def test_several_inputs_and_one_bad_image_does_not_end_them(command, bicubic, tr
     assert outcome.err.rstrip().endswith("error: 1 of 3 images failed, see the lines above; the others are written")
 
 
+@pytest.mark.parametrize(
+    ("name", "phrase"), [("none.png", "none.png: no such file or folder"), ("in/empty", "empty holds no images")]
+)
+def test_an_input_that_is_missing_or_empty_does_not_end_the_others(command, bicubic, tree, name, phrase):
+    (tree / "empty").mkdir()
+    outcome = command(*bicubic(tree.parent / name, tree / "a.png"))
+    assert outcome.code == 2 and files_in(tree / "out") == ["a_x2.png"]
+    assert phrase in outcome.err.splitlines()[-2] and outcome.err.splitlines()[-2].startswith("failed: ")
+    assert "error: 1 of 2 images failed" in outcome.err
+
+
+@pytest.mark.parametrize("flags", [[], ["--recursive"]])
+def test_a_folder_that_may_not_be_read_is_named_and_does_not_end_the_others(command, bicubic, tree, monkeypatch, flags):
+    entries = Path.iterdir
+
+    def iterdir(self):
+        if self.name == "er":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return entries(self)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    outcome = command(*bicubic(*([tree] if flags else [tree / "deep/er", tree]), *flags))
+    assert outcome.code == 2 and files_in(tree / "out") == ["a_x2.png", "deep/d_x2.png"][: 1 + len(flags)]
+    line = f"failed: {tree / 'deep/er'} cannot be opened (Permission denied): change its permissions"
+    assert outcome.err.splitlines().count(line) == 1
+
+
+def test_where_nothing_is_written_no_others_are_mentioned(command, bicubic, tree):
+    for name in ("bad.png", "worse.png"):
+        (tree / name).write_bytes(b"no image")
+    outcome = command(*bicubic(tree / "bad.png", tree / "worse.png"))
+    assert outcome.code == 2 and outcome.err.endswith("error: 2 of 2 images failed, see the lines above\n")
+
+
+def test_a_folder_that_may_not_be_written_to_is_named_before_anything_is_computed(
+    expect_error, bicubic, tree, monkeypatch
+):
+    monkeypatch.setattr(BicubicUpscaler, "__call__", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    expect_error("out may not be written to: change its permissions, or choose another --sample_dir", *bicubic(tree))
+
+
+@pytest.mark.parametrize(
+    ("error", "place"),
+    [
+        (MemoryError(), "on this machine"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "on this machine"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), "on the GPU"),
+    ],
+)
+def test_an_image_for_which_memory_is_too_little_does_not_end_the_others(
+    command, bicubic, tree, monkeypatch, error, place
+):
+    upscale = BicubicUpscaler.__call__
+
+    def fail(self, lr):
+        if lr.shape[0] > COLOR.shape[0]:
+            raise error
+        return upscale(self, lr)
+
+    monkeypatch.setattr(BicubicUpscaler, "__call__", fail)
+    Image.fromarray(np.repeat(COLOR, 2, 0)).save(tree / "b.png")
+    outcome = command(*bicubic(tree))
+    assert outcome.code == 2 and files_in(tree / "out") == ["a_x2.png"]
+    assert f"failed: {tree / 'b.png'}: there is too little free memory for it {place}: free some" in outcome.err
+
+
 def test_skip_existing_goes_on_where_a_run_stopped(command, bicubic, tree):
     assert command(*bicubic(tree / "a.png")).code == 0
     (tree / "out/a_x2.png").write_text("mine")
     outcome = command(*bicubic(tree, "--recursive", "--skip_existing"))
     assert outcome.code == 0 and "skipped 1 whose output exists" in outcome.out
     assert (tree / "out/a_x2.png").read_text() == "mine" and len(files_in(tree / "out")) == 3
+
+
+def test_files_that_are_written_over_are_counted(command, bicubic, tree):
+    assert "replaced" not in command(*bicubic(tree / "a.png")).out
+    assert "replaced 1 existing file; --skip_existing keeps them" in command(*bicubic(tree, "--recursive")).out
 
 
 def test_two_inputs_never_have_one_output(expect_error, bicubic, tree):

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 from common import SCALES
 from common.cli import CliParser
 from common.device import pick_device
-from common.errors import FailureLog, escape_unprintable, run_cli
+from common.errors import FailureLog, escape_unprintable, run_cli, translate_access_errors
 from common.files import atomic_write, make_dir
 from common.malloc import tune_malloc
 from common.tables import Table, to_markdown, write_table
 from dataset.benchmark_set import BenchmarkSet, available_scales, open_test_set
 from dataset.sources import TEST_SETS, download_command
-from evaluation.cache import MeanScores, get_or_compute, hash_files
+from evaluation.cache import MeanScores, get_or_compute, hash_test_set
 from evaluation.compare import parse_compare
 from evaluation.complexity import count_all, scale_table
-from evaluation.evaluate import EvalResult
+from evaluation.evaluate import EvalResult, keep_decoded
 from evaluation.paper import paper_results
 from evaluation.paper.discovery import (
     PEER_EXAMPLES,
@@ -83,7 +84,7 @@ def main() -> None:
     counted = count_all()
     tables = [overview_table([row for row in rows if row.paper_row == OURS])]
     tables += [quality_table(known, rows, notes(args, known, rows[0], checkpoints, test_sets)) for known in SETS]
-    tables += [runtime_table(args.out / "inference.json"), complexity_table(counted), scale_table(counted)]
+    tables += [runtime_table(args.out / "inference.json", failures), complexity_table(counted), scale_table(counted)]
     for table in tables:
         write_table(table, args.out)
     header = header_lines(args, checkpoints + peers)
@@ -99,8 +100,11 @@ def open_sets(data: Path, failures: FailureLog) -> TestSets:
     folders, found = find_sets(data), {}
     for known in SETS:
         if folder := folders.get(known.name):
-            for scale in available_scales(folder):
-                with failures.collect():
+            scales: list[int] = []
+            with failures.collect(), translate_access_errors(folder):
+                scales = available_scales(folder)
+            for scale in scales:
+                with failures.collect(), translate_access_errors(folder):
                     found[known, scale] = replace(open_test_set(folder, scale), name=known.name)
     return found
 
@@ -113,10 +117,11 @@ def measure_all(
     failures: FailureLog,
 ) -> list[MeasuredRow]:
     """Our rows, bicubic first, with all results that could be measured or are cached in `--out`/measured."""
+    left = {key: keep_decoded(test_set) for key, test_set in test_sets.items()}
     methods = make_methods(
         checkpoints,
         args.compare,
-        list(test_sets.values()),
+        list(left.values()),
         pick_device(args.device),
         args.protocol,
         not args.no_self_ensemble,
@@ -126,12 +131,11 @@ def measure_all(
     if not checkpoints:  # empty rows
         rows |= {label: MeasuredRow(label, OURS) for label in (OURS, OURS + ENSEMBLE)[: 2 - args.no_self_ensemble]}
     rows |= {method.label: MeasuredRow(method.label, method.paper_row) for method in methods}
-    for (known, scale), test_set in test_sets.items():
-        test_set = replace(test_set, pairs=[replace(pair) for pair in test_set.pairs])  # freed after this set
-        files = [file for pair in test_set.pairs for file in (pair.hr_path, pair.lr_path) if file]
+    for known, scale in test_sets:
+        test_set = left.pop((known, scale))  # its images are freed before those of the next are read
         sha256 = None
         with failures.collect():
-            sha256 = hash_files(files)
+            sha256 = hash_test_set(test_set)
         for method in methods if sha256 else ():
             inputs = {"test_set": known.name, "scale": scale, "test_set_sha256": sha256}
             if found := _measure(args, method, test_set, inputs, failures):
@@ -207,10 +211,9 @@ def notes(
                 "with another tool, so not comparable"
             )
         if not any(scale in checkpoint.scales for checkpoint in checkpoints):
-            lines.append(
-                f"no checkpoint for x{scale} in {args.checkpoints}: `python train.py --scale {scale} "
-                f"--ckpt_dir checkpoint/x{scale}`"
-            )
+            folder = (args.checkpoints if args.checkpoints.is_dir() else Path("checkpoint")) / f"x{scale}"
+            train = f"python train.py --scale {scale} --ckpt_dir {shlex.quote(str(folder))}"
+            lines.append(f"no checkpoint for x{scale} in {args.checkpoints}: `{train}`")
     return lines
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from common import SCALES
-from common.errors import InputError
+from common.errors import FailureLog, InputError, translate_access_errors
 from common.files import parse_json
 from common.tables import Table
 from evaluation import complexity
@@ -88,22 +89,28 @@ def overview_table(rows: list[MeasuredRow]) -> Table:
     return Table("overview", title, head, cells, len(cells), records, 2)
 
 
-def runtime_table(measured: Path) -> Table:
-    """Table IX: seconds at x2. Our row is read from `measured`, written by `benchmarks.inference`, if it exists."""
+def runtime_table(measured: Path, failures: FailureLog) -> Table:
+    """Table IX: seconds at x2. Our row is read from `measured`, written by `benchmarks.inference`, if it exists.
+
+    A file that cannot be read is one of the `failures`.
+    """
     columns = ("hr_256", "hr_512", "hr_1024")
     cells = [[model, *seconds] for model, seconds in paper_results.runtime().items()]
     values: list[Sequence[float | None]] = [[float(each) for each in row[1:]] for row in cells]
-    first_own_row, command = len(cells), f"`{RUNTIME_COMMAND.format(measured)}`"
+    first_own_row, command = len(cells), f"`{RUNTIME_COMMAND.format(shlex.quote(str(measured)))}`"
     notes = ["run times on other machines are not comparable with the paper's"]
+    seconds: list[float] = []
     if measured.is_file():
-        try:
-            content = parse_json(measured.read_bytes())["table9"]
-            seconds = [float(content[column]) for column in columns]
-            device = " ".join(str(content["device"]).split())
-        except (ValueError, KeyError, TypeError, OverflowError):
-            raise InputError(
-                f"{measured} has no run times for Table IX: remove it and make it with {command}"
-            ) from None
+        with failures.collect(), translate_access_errors(measured):
+            try:
+                content = parse_json(measured.read_bytes())["table9"]
+                device = " ".join(str(content["device"]).split())
+                seconds = [float(content[column]) for column in columns]
+            except (ValueError, KeyError, TypeError, OverflowError):
+                raise InputError(
+                    f"{measured} has no run times for Table IX: remove it and make it with {command}"
+                ) from None
+    if seconds:
         cells.append([f"CFSRCNN (measured on {device})", *(f"{each:.4g}" for each in seconds)])
         values.append(seconds)
     else:
