@@ -68,7 +68,7 @@ class Solver:
         if args.pretrained and not saved:
             self.context.print(load_compatible_weights(net, args.pretrained))
         self.net = net.to(self.device).to(memory_format=torch.channels_last)
-        self._replica = self.context.wrap_ddp(self.net, unused=args.scale == 0)
+        self._replica = self.context.wrap_ddp(self.net, multi_scale=args.scale == 0)
         self._forward = compile_module(self._replica, mode=args.compile_mode) if args.compile else self._replica
         self.ema_net = copy.deepcopy(self.net).requires_grad_(False) if args.ema else None
         self.parameters = [weight for weight in self.net.parameters() if weight.requires_grad]
