@@ -1,4 +1,4 @@
-"""The CUDA path against the CPU's. All of it is skipped without a GPU; it has not yet been run on one."""
+"""The CUDA path against the CPU's. All of it is skipped without a GPU."""
 
 from __future__ import annotations
 
