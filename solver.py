@@ -80,12 +80,12 @@ class Solver:
         self.image_count = len(images)
         self.context.print(start_line(args, context, self.net, images, preload))
         self.sampler = build_sampler(args, context, images, preload)
-        self.args = resolve_micro_batches(replace(args, preload=preload), context, self.net, self.loss_fn)
         self.stop = StopSignals()
         self.validation = Validation(args.val_data_dir, self.scales, context, self.stop)
         if args.model != "cfsrcnn":  # our own takes any size
             try_network(args.model, self.net, self.device, args.patch_size, self.scales, self.validation.test_sets)
         self.losses = IntervalLosses(context)
+        self.args = resolve_micro_batches(replace(args, preload=preload), context, self.net, self.loss_fn)
         if saved:
             self._restore(saved)
 
@@ -204,9 +204,7 @@ class Solver:
 
     def _finish_interval(self, rate: float | None) -> None:
         """Saves, then measures and logs, so that no failure of these costs a step; the saved state says what is left to do."""
-        healthy = (
-            not self.losses.consecutive_skips
-        )  # else the weights may be the cause and must not overwrite good ones
+        healthy = not self.losses.consecutive_skips  # else the weights may be the cause and overwrite no good ones
         net = self.ema_net or self.net
         if healthy and (refusal := self.validation.find_overflow(net, self.args.patch_size)):
             raise InputError(
