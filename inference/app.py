@@ -9,12 +9,12 @@ import html
 import os
 import tempfile
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -23,6 +23,8 @@ from common import SCALES
 from common.cli import CliParser, bounded, positive_int
 from common.device import pick_device
 from common.errors import InputError, escape_unprintable, run_cli
+from common.files import mkdir_remove_if_empty
+from dataset.image_writer import write_png
 from dataset.images import EXTENSIONS, FORMATS, read_rgb
 from dataset.imresize import resize
 from inference.backends import resolve_precision
@@ -49,37 +51,52 @@ class ProgressUpscaler(NetworkUpscaler):
 
 
 class Sessions:
-    """The files of each visitor, below `folder`."""
+    """The files of each visitor whose page is open."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self._files: dict[str, set[Path]] = defaultdict(set)
+    def __init__(self) -> None:
+        self._files: dict[str, set[Path]] = {}
         self._lock = threading.Lock()
+
+    def open(self, session: str) -> None:
+        """Notes that the visitor's page is open, or is so again after a break of the connection."""
+        with self._lock:
+            self._files.setdefault(session, set())
+
+    def is_open(self, session: str) -> bool:
+        return session in self._files
 
     def add(self, session: str, file: Path) -> None:
         """Notes that the visitor has this file, which may be shared with others who have uploaded the same."""
         with self._lock:
-            self._files[session].add(file)
+            if session in self._files:
+                self._files[session].add(file)
+            else:
+                self._remove({file})
 
     def close(self, session: str) -> None:
         """Removes the visitor's files, but for those that other visitors have too."""
         with self._lock:
-            files = self._files.pop(session, set())
-            for file in files - set().union(*self._files.values()):
-                file.unlink(missing_ok=True)
+            self._remove(self._files.pop(session, set()))
+
+    def _remove(self, files: set[Path]) -> None:
+        for file in files - set().union(*self._files.values()):
+            file.unlink(missing_ok=True)
+            with suppress(OSError):  # it has other files
+                file.parent.rmdir()
 
 
 class App:
     """What the page does: `upscale` an uploaded file. The network is loaded for each image; one image runs at a time."""
 
     def __init__(self, args: argparse.Namespace, folder: Path):
-        self.args, self.sessions = args, Sessions(folder)
+        self.args, self.folder, self.sessions = args, folder, Sessions()
         self.device = pick_device(args.device)
 
     def upscale(self, source: Path, scale: int, ensemble: bool, session: str, report: Callable[[float], None]) -> Path:
         """Upscales a file and returns the path of the result, of the format, depth and metadata of the input.
 
-        `report` gets the fraction done. Raises `InputError` for a file that cannot be read or is larger than the limit.
+        `report` gets the fraction done. Raises `InputError` for a file that cannot be read or is larger than the limit, and
+        soon after the visitor has closed the page.
         """
         total = self._pixels(source) * scale**2 * (8 if ensemble else 1)
         weights = self.args.checkpoints / f"x{scale}" / f"cfsrcnn_x{scale}.pth"
@@ -90,12 +107,15 @@ class App:
 
         def advance(pixels: int) -> None:
             nonlocal done
+            if not self.sessions.is_open(session):
+                raise InputError("the page was closed")
             done += pixels
             report(min(done / total, 1))
 
         run.on_progress = advance
-        folder = Path(tempfile.mkdtemp(dir=self.sessions.folder))
-        summary = upscale_images(source, folder, run)
+        folder = self.folder / uuid4().hex
+        with mkdir_remove_if_empty(folder):
+            summary = upscale_images(source, folder, run)
         for file in summary.written:
             self.sessions.add(session, file)
         raise_failures(summary)
@@ -107,8 +127,8 @@ class App:
         paths = []
         for name, image in ("bicubic", resize(read_rgb(source), *sr.shape[:2])), ("network", sr):
             path = result.parent / f"{name}.png"
+            write_png(path, image)
             self.sessions.add(session, path)
-            Image.fromarray(np.ascontiguousarray(image)).save(path, compress_level=1)
             paths.append(str(path))
         return paths[0], paths[1]
 
@@ -137,6 +157,7 @@ def build_page(app: App) -> Any:
         progress: Any = gr.Progress(),  # noqa: B008 - Gradio looks for it here
     ) -> tuple:
         session = str(request.session_hash)
+        app.sessions.open(session)
         try:
             if source is None:
                 raise InputError("choose an image first")
@@ -148,6 +169,7 @@ def build_page(app: App) -> Any:
 
     def note_upload(source: str | None, request: gr.Request) -> Any:
         if source:
+            app.sessions.open(str(request.session_hash))
             app.sessions.add(str(request.session_hash), Path(source))
         return gr.DownloadButton(interactive=False)
 
@@ -161,6 +183,7 @@ def build_page(app: App) -> Any:
         with gr.Row():
             with gr.Column(scale=1):
                 image = gr.File(label="Image", file_types=sorted(EXTENSIONS), type="filepath", elem_id="image")
+                image.preprocess = lambda file: file and file.path  # Gradio's own leaves an empty file at each call
                 scale = gr.Radio([(f"x{each}", each) for each in SCALES], value=2, label="Scale", elem_id="scale")
                 ensemble = gr.Checkbox(
                     label="Self-ensemble", info="slightly better, 8 times as slow", elem_id="ensemble"
