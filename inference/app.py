@@ -16,7 +16,6 @@ from typing import Any
 from uuid import uuid4
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from common import SCALES
@@ -24,8 +23,8 @@ from common.cli import CliParser, bounded, positive_int
 from common.device import pick_device
 from common.errors import InputError, escape_unprintable, run_cli
 from common.files import mkdir_remove_if_empty
-from dataset.image_writer import write_png
-from dataset.images import EXTENSIONS, FORMATS, read_rgb
+from dataset.image_writer import narrow, write_png
+from dataset.images import EXTENSIONS, count_pixels, read_frames
 from dataset.imresize import resize
 from inference.backends import resolve_precision
 from inference.upscale_images import raise_failures, upscale_images
@@ -35,6 +34,7 @@ from model.checkpoint import load_model
 ROOT = Path(__file__).parent.parent
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # Gradio's own are downloaded
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"  # the browser loads nothing from elsewhere
+TITLE = "# CFSRCNN\nUpscale an image. The left half of the comparison is bicubic, the right half the network."
 port_number = bounded(int, lambda value: 1 <= value <= 65535, "a port from 1 to 65535")
 
 
@@ -63,6 +63,7 @@ class Sessions:
             self._files.setdefault(session, set())
 
     def is_open(self, session: str) -> bool:
+        """Whether `open` was called after the last `close`."""
         return session in self._files
 
     def add(self, session: str, file: Path) -> None:
@@ -123,9 +124,9 @@ class App:
 
     def compare(self, source: Path, result: Path, session: str) -> tuple[str, str]:
         """Two images of one size for the slider: bicubic and the network's, the first frame, 8-bit RGB."""
-        sr = read_rgb(result)
+        lr, sr = (narrow(read_frames(path).frames[0].rgb) for path in (source, result))
         paths = []
-        for name, image in ("bicubic", resize(read_rgb(source), *sr.shape[:2])), ("network", sr):
+        for name, image in ("bicubic", resize(lr, *sr.shape[:2])), ("network", sr):
             path = result.parent / f"{name}.png"
             write_png(path, image)
             self.sessions.add(session, path)
@@ -133,12 +134,8 @@ class App:
         return paths[0], paths[1]
 
     def _pixels(self, source: Path) -> int:
-        """The pixels of all frames by the file's header; 1 if it is unreadable, which reading reports."""
-        try:
-            with Image.open(source, formats=FORMATS) as image:
-                pixels = image.width * image.height * getattr(image, "n_frames", 1)
-        except Exception:  # on damaged files decoders raise almost anything
-            return 1
+        """The pixels of all frames by the file's headers."""
+        pixels = count_pixels(source)
         if pixels > self.args.max_megapixels * 1e6:
             size = f"{pixels / 1e6:.1f} megapixels in all"
             raise InputError(f"{source} has {size}, more than {self.args.max_megapixels}: use a smaller image")
@@ -177,9 +174,7 @@ def build_page(app: App) -> Any:
         app.sessions.close(str(request.session_hash))
 
     with gr.Blocks(title="CFSRCNN", analytics_enabled=False) as page:
-        gr.Markdown(
-            "# CFSRCNN\nUpscale an image. The left half of the comparison is bicubic, the right half the network."
-        )
+        gr.Markdown(TITLE)
         with gr.Row():
             with gr.Column(scale=1):
                 image = gr.File(label="Image", file_types=sorted(EXTENSIONS), type="filepath", elem_id="image")

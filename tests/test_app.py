@@ -18,10 +18,13 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import requests
+import tifffile
 from conftest import ROOT, open_page, sample_image
 from PIL import Image, ImageCms
 
 from common.errors import InputError
+from dataset.images import read_rgb
+from dataset.imresize import resize
 from inference import load
 from inference.app import App, Sessions
 
@@ -166,18 +169,53 @@ def test_only_this_machine_is_served(server):
     assert all(address.split(":")[0] in ("0100007F",) for address in addresses)
 
 
-def test_closing_the_page_ends_the_upscaling_and_leaves_nothing(photo, tmp_path):
+@pytest.fixture
+def app(tmp_path) -> App:
+    """What the page does, without Gradio; "visitor" has opened it."""
     args = argparse.Namespace(device="cpu", checkpoints=ROOT / "checkpoint", max_megapixels=1)
-    app, reports = App(args, tmp_path), []
+    app = App(args, tmp_path / "served")
+    app.sessions.open("visitor")
+    return app
+
+
+def test_floats_are_compared_too(app, tmp_path):
+    pixels = np.linspace(0, 1, 20 * 30, dtype=np.float32).reshape(20, 30)
+    tifffile.imwrite(tmp_path / "a.tif", pixels)
+    result = app.upscale(tmp_path / "a.tif", 2, False, "visitor", lambda part: None)
+    assert tifffile.imread(result).dtype == np.float32
+    bicubic, network = map(read_rgb, app.compare(tmp_path / "a.tif", result, "visitor"))
+    assert bicubic.shape == network.shape == (40, 60, 3)
+    assert abs(bicubic[:, :, 0] - resize(pixels, 40, 60) * 255).max() < 2
+    app.sessions.close("visitor")
+    assert not any((tmp_path / "served").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["float", "pages", "many"])
+def test_the_limit_of_pixels_holds_where_pillow_reads_no_size(app, tmp_path, kind):
+    if kind == "many":
+        from test_images import png
+
+        (tmp_path / "a.tif").write_bytes(png(15000, 15000, 8, 2, []))
+    elif kind == "float":
+        tifffile.imwrite(tmp_path / "a.tif", np.zeros((600, 700, 3), np.float32), photometric="rgb")
+    else:
+        tifffile.imwrite(tmp_path / "a.tif", np.zeros((2, 400, 400, 3), np.uint16), photometric="rgb")
+    app.args.max_megapixels = 0.3
+    with pytest.raises(InputError, match=r"megapixels in all, more than 0.3: use a smaller image"):
+        app.upscale(tmp_path / "a.tif", 2, False, "visitor", lambda part: None)
+    assert not (tmp_path / "served").exists()
+
+
+def test_closing_the_page_ends_the_upscaling_and_leaves_nothing(app, photo, tmp_path):
+    reports = []
 
     def report(part: float) -> None:
         reports.append(part)
         app.sessions.close("visitor")
 
-    app.sessions.open("visitor")
     with pytest.raises(InputError, match="the page was closed"):
         app.upscale(photo, 2, True, "visitor", report)
-    assert len(reports) == 1 and list(tmp_path.iterdir()) == []
+    assert len(reports) == 1 and not any(tmp_path.iterdir())
 
 
 def test_files_go_with_the_last_visitor_who_has_them(tmp_path):
