@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import tifffile
-from PIL import Image, TiffImagePlugin
+from PIL import Image, PpmImagePlugin, TiffImagePlugin
 
 from common.errors import InputError
 from dataset.decoded_image import DecodedImage, from_array
@@ -24,9 +24,13 @@ _opencv_lock = threading.Lock()  # its log level belongs to the whole process
 
 def is_deep(image: Image.Image | None) -> bool:
     """Whether the pixels have 16 bits or are floats, which OpenCV decodes: Pillow supports these for one channel only."""
+    if image is None or image.mode == "F":
+        return True
     if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode != "I":
         return max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))) > 8
-    return image is None or image.mode == "F" or ";16" in image.mode + str(getattr(image, "tile", ""))
+    if isinstance(image, PpmImagePlugin.PpmImageFile):
+        return _ppm_white(image) > 255
+    return ";16" in image.mode + str(getattr(image, "tile", ""))
 
 
 def tiff_sizes(path: Path) -> list[tuple[int, int]]:
@@ -36,17 +40,26 @@ def tiff_sizes(path: Path) -> list[tuple[int, int]]:
 
 
 def decode_deep(path: Path, image: Image.Image) -> DecodedImage:
-    """The first frame of a 16-bit PNG or PGM as uint16. `InputError` if OpenCV cannot decode it."""
+    """The first frame of a PNG, PGM or PPM of more than 8 bits as uint16. `InputError` if OpenCV cannot decode it."""
     with _quiet_opencv():
         pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise _unreadable_depth(path)
     pixels = _from_bgr(pixels)
+    if isinstance(image, PpmImagePlugin.PpmImageFile) and pixels.dtype == np.uint16:
+        white = _ppm_white(image)
+        pixels = ((pixels.clip(0, white).astype(np.uint32) * 65535 + white // 2) // white).astype(np.uint16)
     if "LA;16" in str(getattr(image, "tile", "")):  # four channels by OpenCV
         pixels = pixels[:, :, 2:]
     elif pixels.ndim == 2 and isinstance(transparent := image.info.get("transparency"), int):
         pixels = np.dstack([pixels, np.where(pixels == transparent, 0, 65535).astype(np.uint16)])
     return _from_pixels(path, _upright(pixels, image.getexif().get(ORIENTATION, 1)))
+
+
+def _ppm_white(image: PpmImagePlugin.PpmImageFile) -> int:
+    """The largest value that a PPM or PGM says it has."""
+    arguments = image.tile[0][3]
+    return 65535 if ";16" in str(arguments) else arguments[1] if isinstance(arguments, tuple) else 255
 
 
 def decode_tiff(path: Path, all_pages: bool) -> list[DecodedImage]:

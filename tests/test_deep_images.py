@@ -34,6 +34,26 @@ def test_16_bit_rgb_is_rounded_to_8_bit(tmp_path, ending):
     assert not decoded.gray and decoded.alpha is None and decoded.converted == "16-bit"
 
 
+@pytest.mark.parametrize("white", [65535, 1023, 256])
+@pytest.mark.parametrize("kind", ["P2", "P3", "P5", "P6"])
+def test_ppm_of_more_than_8_bits_fills_16(tmp_path, kind, white):
+    gray = kind in ("P2", "P5")
+    values = (WIDE[:, :, 0] if gray else WIDE).astype(int) % (white + 1)
+    plain = " ".join(map(str, values.ravel())).encode() + b"\n"
+    body = plain if kind in ("P2", "P3") else values.astype(">u2").tobytes()
+    (tmp_path / "a.ppm").write_bytes(f"{kind}\n9 6\n{white}\n".encode() + body)
+    (frame,) = read_frames(tmp_path / "a.ppm").frames
+    expected = np.floor(values * (65535 / white) + 0.5).astype(np.uint16)
+    assert frame.gray == gray and np.array_equal(frame.rgb, three(expected) if gray else expected)
+    assert frame.rgb.dtype == np.uint16
+
+
+def test_pfm_holds_floats(tmp_path):
+    values = RANDOM.random((6, 9), np.float32)
+    (tmp_path / "a.ppm").write_bytes(b"Pf\n9 6\n-1.0\n" + values[::-1].astype("<f4").tobytes())
+    assert np.array_equal(read_frames(tmp_path / "a.ppm").frames[0].rgb, three(values))
+
+
 def test_16_bit_rgb_keeps_its_alpha(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.dstack([WIDE[:, :, ::-1], WIDE[:, :, 0]]))
     decoded = read_image(tmp_path / "a.png")
