@@ -26,7 +26,7 @@ from common.errors import InputError
 from dataset.images import read_rgb
 from dataset.imresize import resize
 from inference import load
-from inference.app import App, Sessions
+from inference.app import App, Sessions, error_line
 
 
 class Server:
@@ -37,14 +37,14 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.folder = folder
-        environment = {**os.environ, "TMPDIR": str(folder), "PYTHONWARNINGS": "ignore"}
+        environment = {**os.environ, "TMPDIR": str(folder), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
         command = [python, "-m", "inference.app", "--port", self.port, "--device", "cpu", *flags]
         errors = Path(f"{folder}.err")  # a pipe that nobody reads would stop the server once it is full
         with errors.open("w") as file:
             self.process = subprocess.Popen(
                 list(map(str, command)), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=file, text=True
             )
-        ready, _, _ = select.select([self.process.stdout], [], [], 60)
+        ready, _, _ = select.select([self.process.stdout], [], [], 120)
         line = self.process.stdout.readline() if ready else ""
         if not line.startswith("open http://"):
             self.stop()
@@ -138,7 +138,7 @@ def wait_for(what: str, condition, seconds: float = 30):
     return result
 
 
-def test_an_image_comes_back_upscaled_with_its_metadata(server, photo):
+def test_an_image_comes_back_upscaled_with_its_metadata(server, photo, one_thread):
     event, data = server.upscale(photo)
     assert event == "complete"
     before_after, button = data
@@ -218,6 +218,12 @@ def test_closing_the_page_ends_the_upscaling_and_leaves_nothing(app, photo, tmp_
     assert len(reports) == 1 and not any(tmp_path.iterdir())
 
 
+def test_an_error_is_one_line_of_safe_html_without_the_folder():
+    line = error_line(InputError("/tmp/served/a.png: <b>two\nlines</b> \x1b[31m"), "/tmp/served/a.png")
+    assert line == "a.png: &lt;b&gt;two lines&lt;/b&gt; \\x1b[31m"
+    assert error_line(MemoryError(), None) == "there is too little memory for it"
+
+
 def test_files_go_with_the_last_visitor_who_has_them(tmp_path):
     sessions, shared, own, late = Sessions(), tmp_path / "shared/a.png", tmp_path / "own/b.png", tmp_path / "own/c.png"
     for file in (shared, own, late):
@@ -287,7 +293,7 @@ def page(chromium, server, tmp_path):
     wait_for("the visitor's files to go", lambda: server.files() <= before)
 
 
-def test_in_the_browser(page, server, photo, tmp_path):
+def test_in_the_browser(page, photo, tmp_path, one_thread):
     from selenium.webdriver import ActionChains
 
     page.choose(photo)
@@ -312,6 +318,7 @@ def test_in_the_browser(page, server, photo, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
+        ("nothing", "choose an image first"),
         ("broken", "broken.png is not a readable image"),
         ("many_pixels", "many_pixels.png has 1.2 megapixels in all, more than 1: use a smaller image"),
         ("many_bytes", "maximum allowed size"),  # in Gradio's words
@@ -320,7 +327,8 @@ def test_in_the_browser(page, server, photo, tmp_path):
 def test_errors_in_the_browser(page, broken, tmp_path, kind, message):
     Image.new("L", (1200, 1000)).save(tmp_path / "many_pixels.png")
     (tmp_path / "many_bytes.png").write_bytes(bytes(1_000_001))
-    page.choose(tmp_path / f"{kind}.png")
+    if kind != "nothing":
+        page.choose(tmp_path / f"{kind}.png")
     if not page.errors():
         page.click("#start")
     wait_for(message, lambda: any(message in each for each in page.errors()))
