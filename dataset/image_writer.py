@@ -163,7 +163,8 @@ def _write_deep_tiff(path: Path, output: Output) -> None:
             metadata = output.metadata
             height, width = frame.shape[:2]
             exif, xmp = metadata.exif_for(width, height), metadata.xmp_for(width, height)
-            tags = [(tag, 2, None, str(exif[tag]), True) for tag in TIFF_TEXT_TAGS if tag in exif]
+            texts = [(tag, exif[tag]) for tag in TIFF_TEXT_TAGS if tag in exif]
+            tags = [(tag, 2, None, text if isinstance(text, bytes) else str(text), True) for tag, text in texts]
             blobs = [(XMP_TAG, 1, xmp), (ICC_TAG, 7, metadata.icc)]
             tags += [(tag, kind, len(data), data, True) for tag, kind, data in blobs if data]  # type: ignore[misc]
             resolution: dict[str, Any] = {"resolution": metadata.dpi, "resolutionunit": 2} if metadata.dpi else {}

@@ -112,8 +112,8 @@ def read_frames(path: Path | str) -> DecodedFile:
         if image is None or (is_deep(image) and image.format != "TIFF"):
             pages = _decode_deep(path, image, all_pages=True)
             return DecodedFile(pages, image.format or "" if image else "TIFF", read_metadata(image or path))
-        if image.format == "MPO":  # the further images are previews and depth maps
-            further = f"{getattr(image, 'n_frames', 1) - 1} further images"
+        if image.format == "MPO":
+            further = _further(getattr(image, "n_frames", 1), "image")
             return DecodedFile([replace(from_pil(image), dropped=further)], "JPEG", read_metadata(image))
         return _decode_frames(path, image)
 
@@ -274,9 +274,9 @@ def _count_frames(image: Image.Image) -> int:
     return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
 
 
-def _further(count: int) -> str | None:
+def _further(count: int, kind: str = "frame") -> str | None:
     """What is left out of `count` frames where only the first is read."""
-    return f"{count - 1} further frame{'s' * (count > 2)}" if count > 1 else None
+    return f"{count - 1} further {kind}{'s' * (count > 2)}" if count > 1 else None
 
 
 def _seek(image: Image.Image, number: int) -> bool:

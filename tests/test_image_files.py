@@ -37,6 +37,11 @@ def upscaled(command, tmp_path):
     return run
 
 
+def as_bytes(text: str | bytes) -> bytes:
+    """What an image library read, whichever way it did."""
+    return text.encode("latin-1") if isinstance(text, str) else text
+
+
 def files_in(folder):
     return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
 
@@ -144,6 +149,31 @@ def test_metadata_is_kept_and_fits_the_new_image(upscaled, tmp_path, ending):
 def test_strip_metadata_leaves_all_of_it_out(upscaled, tmp_path, ending):
     found = read_frames(upscaled(with_metadata(tmp_path / "a.jpg"), "--format", ending, "--strip_metadata")).metadata
     assert found.icc is found.xmp is found.dpi is None and not (found.exif and 0x010F in found.exif)
+
+
+def test_tiff_with_exif_of_the_first_level_is_compressed(upscaled, tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = "Camera"
+    Image.fromarray(COLOR).save(tmp_path / "a.png", exif=exif)
+    with tifffile.TiffFile(upscaled(tmp_path / "a.png", "--format", "tif")) as file:
+        assert file.pages[0].compression == 8 and file.pages[0].tags[0x010F].value == "Camera"
+        assert 0x8769 not in file.pages[0].tags
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tif"])
+def test_text_in_utf_8_is_kept(upscaled, tmp_path, ending, deep):
+    artist, comment = "José, 東京".encode(), "Ärger".encode()
+    exif = Image.Exif()
+    exif[0x013B] = artist
+    exif[0x8769] = {0x9286: b"ASCII\0\0\0plain", 0xA430: comment}
+    pixels = DEEP[:, :, 0].copy() if deep else COLOR
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif.tobytes())
+    found = Image.open(upscaled(tmp_path / "a.png", "--format", ending)).getexif()
+    assert as_bytes(found[0x013B]) == artist
+    if not (deep and ending == "tif"):  # which keeps the main fields only
+        details = found.get_ifd(0x8769)
+        assert details[0x9286] == b"ASCII\0\0\0plain" and as_bytes(details[0xA430]) == comment
 
 
 @pytest.mark.parametrize("ending", ["png", "tif"])
@@ -258,6 +288,14 @@ def test_each_page_stays_what_it_is(upscaled, tmp_path, deep):
             assert page.dtype == given.dtype and np.array_equal(
                 page.asarray(), resize(given, 2 * given.shape[0], 2 * given.shape[1])
             )
+
+
+def test_previews_and_depth_maps_of_phones_are_left_out(upscaled, tmp_path):
+    photo = Image.fromarray(COLOR)
+    photo.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[photo], quality=95)
+    made = Image.open(upscaled(tmp_path / "a.jpg"))
+    assert np.array_equal(np.asarray(made), imresize(np.asarray(Image.open(tmp_path / "a.jpg")), 2))
+    assert "1 image: 1 further image left out\n" in upscaled.out
 
 
 def test_jpg_holds_no_animation(expect_error, tmp_path):
