@@ -200,9 +200,8 @@ def _png_16_bit(image: np.ndarray, metadata: ImageMetadata) -> bytes:
     packer, packed = zlib.compressobj(6), []
     for top in range(0, height, max(1, STRIP // rows.shape[1])):
         part = rows[top : top + max(1, STRIP // rows.shape[1])]
-        filtered = np.ones(
-            (len(part), rows.shape[1] + 1), np.uint8
-        )  # filter 1: the difference to the pixel on the left
+        # PNG filter 1: each pixel minus the pixel to its left
+        filtered = np.ones((len(part), rows.shape[1] + 1), np.uint8)
         filtered[:, 1:] = part
         filtered[:, 1 + 2 * channels :] -= part[:, : -2 * channels]
         packed.append(packer.compress(filtered.tobytes()))

@@ -137,9 +137,10 @@ def match_folders(name: str, root: Path, test_sets: list[BenchmarkSet]) -> dict[
     if not root.is_dir():
         raise InputError(f"--compare {name}={root}: no such folder")
     folders = [each for each in _entries(root) if each.is_dir()]
-    inner = {
-        known.name: each for each in folders if (known := known_set(each.name.removeprefix("results-")))
-    }  # of EDSR
+    inner = {}  # the test sets' folders, also as EDSR names them: results-Set5
+    for each in folders:
+        if known := known_set(each.name.removeprefix("results-")):
+            inner[known.name] = each
     found: dict[tuple[str, int], Path] = {}
     for test_set in test_sets:
         known = known_set(test_set.name)

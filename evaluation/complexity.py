@@ -1,4 +1,4 @@
-"""Parameters, MACs (MACs) and activations of CFSRCNN, counted on the running network, next to the paper's Table X.
+"""Parameters, MACs and activations of CFSRCNN, counted on the running network and compared with the paper's Table X.
 
 No number is hard-coded: the network runs on a small LR image, and each convolution that PyTorch executes counts one MAC per
 output value and weight that contributes to it. Biases, sums, ReLU and pixel shuffles are not counted.

@@ -85,9 +85,8 @@ class Tiler:
         tiles = [(y, x) for y in _spans(0, height, tile, halo, height) for x in _spans(0, width, tile, halo, width)]
         for some in _batched(tiles, self._batch_size(x.device, tiles[0])):
             parts = _cat([x[:, :, rows.padded, columns.padded] for rows, columns in some])
-            yield from self._refine_tiles(
-                self._extract(parts), some, inner, refine_halo
-            )  # maps are freed with the call
+            # the feature maps have no name here, so they are freed before the next batch
+            yield from self._refine_tiles(self._extract(parts), some, inner, refine_halo)
 
     def _batch_size(self, device: torch.device, tile: tuple[Span, Span]) -> int:
         """The number of tiles per batch: 1 after the device ran out of memory, and where batches bring nothing."""

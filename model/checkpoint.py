@@ -42,7 +42,7 @@ UNWRAP_KEYS = (  # the best weights first: a file may hold EMA weights beside th
     "network",
 )
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DataParallel and DDP, torch.compile: never part of a network
-PARENT_PREFIXES = (
+PARENT_PREFIXES = (  # a module around the network
     "model.",
     "net_g.",
     "netG.",
@@ -50,16 +50,8 @@ PARENT_PREFIXES = (
     "net.",
     "network.",
     "ema_model.",
-)  # a module around the network
-TRAINING_STATE_KEYS = {
-    "options",
-    "images",
-    "step",
-    "window",
-    "net",
-    "optimizer",
-    "sampler",
-}  # of our own training state
+)
+TRAINING_STATE_KEYS = {"options", "images", "step", "window", "net", "optimizer", "sampler"}  # of training/state.py
 
 _reported: set[str] = set()
 
