@@ -65,7 +65,7 @@ class Output:
 
 
 def write_output(path: Path, output: Output, quality: int | None = None) -> None:
-    """Writes frames that `fit` the format of the ending, atomically. `quality`: 1 to 100, of JPEG (95) and WebP (lossless)."""
+    """Writes frames that `fit` the format of the suffix, atomically. `quality`: 1 to 100, of JPEG (95) and WebP (lossless)."""
     try:
         with atomic_write(path) as temporary:
             if output.frames[0].dtype == np.uint8:
