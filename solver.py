@@ -204,7 +204,8 @@ class Solver:
 
     def _finish_interval(self, rate: float | None) -> None:
         """Saves, then measures and logs, so that no failure of these costs a step; the saved state says what is left to do."""
-        healthy = not self.losses.consecutive_skips  # else the weights may be the cause and overwrite no good ones
+        # if the last steps were skipped, the weights may be the cause and must not overwrite good ones
+        healthy = not self.losses.consecutive_skips
         net = self.ema_net or self.net
         if healthy and (refusal := self.validation.find_overflow(net, self.args.patch_size)):
             raise InputError(

@@ -42,13 +42,13 @@ SETTINGS = {  # what is tried, the slowest first
     "bf16, compiled": ["--precision", "bf16", "--compile"],
     "bf16, CUDA graph": ["--precision", "bf16", "--cuda_graph"],
 }
-LIMITS = {
+LIMITS = {  # fractions of the time
     "tests": 0.15,
     "training benchmark": 0.1,
     "inference benchmark": 0.1,
     "data": 0.2,
     "speed": 0.15,
-}  # of the time
+}
 RECIPE = (
     "--optimizer",
     "muon",

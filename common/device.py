@@ -164,7 +164,7 @@ def available_memory(device: torch.device | None = None) -> int:
 
 
 def _physical_memory() -> int:
-    """Bytes of main memory; where the system does not tell, as on Windows, what any computer of today has."""
+    """Bytes of main memory; `ASSUMED_MEMORY` where the system does not report it, as on Windows."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

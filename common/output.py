@@ -1,4 +1,4 @@
-"""Output that may be lost: a command that works for hours goes on without a terminal, a pipe's reader or room on the disk."""
+"""Keeps a long-running command alive when its terminal is closed, its pipe has no reader or its log's disk is full."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def outlive_readers() -> Iterator[None]:
     """In the block, printing to stdout and stderr does not fail if they are closed, their reader or terminal is gone, or they
     are files on a full disk.
 
-    Other errors are raised as ever. Streams that are no files, as in a notebook, stay as they are.
+    Other errors are raised as usual. Streams that are not files, as in a notebook, are left unchanged.
     """
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (_lossy(stream) for stream in before)
@@ -51,7 +51,7 @@ def _lossy(stream):  # type: ignore[no-untyped-def]
         number = stream.fileno()
         with suppress(BrokenPipeError):
             stream.flush()
-    except (AttributeError, OSError, ValueError):  # a stand-in without a file
+    except (AttributeError, OSError, ValueError):  # not a real file
         return stream
     file = io.BufferedWriter(_LossyFile(number, "w", closefd=False))
     live = getattr(stream, "line_buffering", True)

@@ -189,7 +189,7 @@ def _edsr_layout(folder: Path, scale: int) -> list[ImagePair]:
 
 
 def pair_by_stem(high: list[Path], low: Path, scale: int) -> list[Path]:
-    """The LR image of each HR image: `low`/NAMEx2.png for NAME.png, with any ending. Raises `InputError` if one of either
+    """The LR image of each HR image: `low`/NAMEx2.png for NAME.png, with any suffix. Raises `InputError` if one of either
     kind lacks the other.
     """
     files = list_images(low)
@@ -205,6 +205,6 @@ def pair_by_stem(high: list[Path], low: Path, scale: int) -> list[Path]:
 
 
 def find_lr(hr_path: Path, stem: str, files: list[Path]) -> Path | None:
-    """The file with this stem, if possible with the ending of `hr_path`."""
+    """The file with this stem, if possible with the suffix of `hr_path`."""
     fits = [file for file in files if file.stem == stem]
     return next((file for file in fits if file.suffix.lower() == hr_path.suffix.lower()), fits[0] if fits else None)

@@ -62,7 +62,7 @@ def run_benchmark(
 
 
 def _free_name(folder: Path, run: str, test_set: BenchmarkSet, metadata: dict) -> str:
-    """`run`, or with a suffix if its folder holds the results of anything else than what `metadata` describes."""
+    """`run`; with a hash appended if its folder holds results that `metadata` does not describe."""
     file = folder / run / test_set.name / f"x{test_set.scale}" / "results.json"
     if not file.is_file():
         return run

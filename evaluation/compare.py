@@ -137,13 +137,14 @@ def match_folders(name: str, root: Path, test_sets: list[BenchmarkSet]) -> dict[
     if not root.is_dir():
         raise InputError(f"--compare {name}={root}: no such folder")
     folders = [each for each in _entries(root) if each.is_dir()]
-    inner = {
-        known.name: each for each in folders if (known := known_set(each.name.removeprefix("results-")))
-    }  # of EDSR
+    inner = {}  # the test sets' folders, also as EDSR names them: results-Set5
+    for each in folders:
+        if benchmark := known_set(each.name.removeprefix("results-")):
+            inner[benchmark.name] = each
     found: dict[tuple[str, int], Path] = {}
     for test_set in test_sets:
-        known = known_set(test_set.name)
-        top = inner.get(known.name) if known else None
+        benchmark = known_set(test_set.name)
+        top = inner.get(benchmark.name) if benchmark else None
         if inner and top is None:
             continue
         place = _locate(top or root, test_set.scale)

@@ -136,7 +136,7 @@ def main() -> None:
         raise InputError(f"--out {args.out} is a folder: name the figure, such as {args.out / 'figure'}")
     if args.out.suffix.lower() in EXTENSIONS - {".png"}:
         raise InputError(f"--out {args.out}: a figure is written as .png, .pdf or, without an ending, both")
-    both = [args.out.with_name(args.out.name + ending) for ending in (".png", ".pdf")]
+    both = [args.out.with_name(args.out.name + suffix) for suffix in (".png", ".pdf")]
     files = [args.out] if args.out.suffix.lower() in (".png", ".pdf") else both
     check_names(args.compare, ("HR", "LR", "Bicubic", "CFSRCNN"))
     pair = ImagePair(args.image, None, args.scale)

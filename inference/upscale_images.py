@@ -67,7 +67,7 @@ class Summary:
 def upscale_images(
     sources: list[Path] | Path, folder: Path, upscale: Upscale, options: OutputOptions | None = None
 ) -> Summary:
-    """Upscales images, and those of folders, to `folder`/NAME_xSCALE.ENDING; with `recursive` subfolders are mirrored.
+    """Upscales images, and those of folders, to `folder`/NAME_xSCALE.FORMAT; with `recursive` subfolders are mirrored.
 
     NAME is the file's stem, or its full name if inputs share a stem. What cannot be read or upscaled does not stop the others;
     it is in `failures`. Raises `InputError` if nothing can be read, an input would be overwritten, two inputs have the same
@@ -200,7 +200,7 @@ def _find_inputs(sources: list[Path], folder: Path, recursive: bool, summary: Su
                 raise InputError(f"{source} holds no images ({', '.join(sorted(EXTENSIONS))}){hint}")
             found += [(file, file.parent.relative_to(source)) for file in images]
     if ignored:
-        what = ", ".join(f"{count} {ending}" for ending, count in sorted(ignored.items()))
+        what = ", ".join(f"{count} {suffix}" for suffix, count in sorted(ignored.items()))
         print(f"ignored {what}: {', '.join(sorted(EXTENSIONS))} are read", file=sys.stderr)
     return list({realpath(file): (file, place) for file, place in found}.values())
 
@@ -217,14 +217,14 @@ def _walk(source: Path, out: Path, summary: Summary, recursive: bool = True) -> 
             yield from _walk(each, out, summary)
 
 
-def _plan(inputs: list[tuple[Path, Path]], folder: Path, scale: int, ending: str) -> list[tuple[Path, Path]]:
+def _plan(inputs: list[tuple[Path, Path]], folder: Path, scale: int, format: str) -> list[tuple[Path, Path]]:
     """(input, output) for each input. `InputError` if an input would be overwritten, or two have the same output."""
     stems = Counter((place, file.stem) for file, place in inputs)
     full = max(stems.values(), default=0) > 1  # a.png beside a.jpg
     jobs: dict[Path, tuple[Path, Path]] = {}
     for file, place in inputs:
         kind = {".tif": "tif", ".tiff": "tif", ".webp": "webp"}.get(file.suffix.lower(), "png")
-        out = folder / place / f"{file.name if full else file.stem}_x{scale}.{kind if ending == 'auto' else ending}"
+        out = folder / place / f"{file.name if full else file.stem}_x{scale}.{kind if format == 'auto' else format}"
         if out in jobs:
             raise InputError(f"{jobs[out][0]} and {file} would both be written to {out}: upscale them separately")
         jobs[out] = file, out

@@ -10,7 +10,7 @@ from common.errors import InputError
 from training import cuda_graph
 
 CPU = torch.device("cpu")
-SETTINGS = {"ema": 0.9, "lr": 1e-2, "warmup": 10}
+SETTINGS = {"ema": 0.9, "lr": 1e-3, "warmup": 10}
 STEPS = 8
 
 

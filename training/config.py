@@ -1,4 +1,4 @@
-"""The settings of a training run, their defaults, and what they must fulfil together, beyond what each flag takes."""
+"""The settings of a training run and their defaults, and the checks that concern several settings or the machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from training.distributed import DistributedContext
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One field for each flag of `train.py` that has an effect, of the same name; the defaults are its defaults.
+    """One field for each flag of `train.py` that has an effect, with the same name and default.
 
     `check_flags` and `Solver` raise `InputError` for values that make no sense.
     """

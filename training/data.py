@@ -1,4 +1,4 @@
-"""The training data of a run: where the images lie, the patches, and the line that says what is about to happen."""
+"""The training data of a run: where the images are kept, the patch sampler, and the line printed at the start."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def build_sampler(args: TrainConfig, context: DistributedContext, images: Traini
 
 
 def _check_batch(args: TrainConfig, context: DistributedContext, scales: tuple[int, ...]) -> None:
-    """`InputError` for a batch whose patches alone cannot lie in memory, before the time to draw it is spent."""
+    """`InputError` if the patches of a batch do not fit into memory, before time is spent on drawing them."""
     free = available_memory(context.device)
     pixels = -(-args.batch_size // context.world_size) * args.patch_size**2 * (1 + max(scales) ** 2)
     if 12 * pixels > free:  # three values of four bytes each

@@ -77,8 +77,8 @@ def distill(
 ) -> None:
     """Writes the training set `out` as `write_training_set` does, with targets by `TargetMaker`; images held out stay HR.
 
-    `workers`: processes on the CPU (0: one per core). A call that was stopped goes on where it was when it is made again.
-    Raises `InputError` as `write_training_set` and `TeacherPool` do; what stood at `out` before is then untouched.
+    `workers`: processes on the CPU (0: one per core). After an interruption, the same call resumes.
+    Raises `InputError` as `write_training_set` and `TeacherPool` do; an existing file at `out` is then unchanged.
     """
     if out.is_dir():
         raise InputError(f"{out} is a folder: name the file to write, such as {out / 'train.h5'}")

@@ -175,15 +175,15 @@ class DistributedContext:
     @contextmanager
     def hold_on_main(self, lock: AbstractContextManager) -> Iterator[None]:
         """The main process holds `lock` for all; if it cannot, all raise its `InputError`."""
-        refusal = ""
+        failure = ""
         with ExitStack() as stack:
             if self.is_main_process:
                 try:
                     stack.enter_context(lock)
                 except (InputError, OSError) as error:
-                    refusal = summarize_exception(error)
-            if refusal := self.all_gather([refusal])[0]:
-                raise InputError(refusal)
+                    failure = summarize_exception(error)
+            if failure := self.all_gather([failure])[0]:
+                raise InputError(failure)
             yield
 
     def __enter__(self) -> DistributedContext:

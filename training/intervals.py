@@ -1,4 +1,4 @@
-"""The losses and gradient norms of the steps between two lines of the log: read from the device, checked, summed up."""
+"""The losses and gradient norms of the steps between two lines of the log: read from the device, checked, averaged."""
 
 from __future__ import annotations
 

@@ -83,14 +83,14 @@ def _fits(
 
 
 def explain_out_of_memory(args: TrainConfig, context: DistributedContext, step: int) -> InputError:
-    """What to say of a GPU out of memory at `step`. Of several processes each says it, as the others may not have failed."""
+    """The error for a GPU out of memory at `step`. Each of several processes prints its own, as only some may have failed."""
     where = f" of process {context.rank}" if context.world_size > 1 else ""
     kind = LaunchError if context.world_size > 1 else InputError
     return kind(f"the GPU{where} is out of memory at step {step}: use {_remedies(args, context)}")
 
 
 def _remedies(args: TrainConfig, context: DistributedContext) -> str:
-    """What makes a step need less, and is not in use yet."""
+    """Flags that reduce the memory of a step and are not in use yet."""
     patches = args.batch_size // context.world_size
     remedies = ["a smaller --batch_size or --patch_size" if patches > 1 else "a smaller --patch_size"]
     if 0 < args.accumulate < patches:

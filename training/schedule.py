@@ -48,7 +48,7 @@ class Clock:
         return self._before + time.perf_counter() - self._started
 
     def agree(self, step: int, elapsed: float, stepping: bool = True) -> None:
-        """All processes have heard that `elapsed` seconds were over at `step`. `stepping`: since the last time they trained."""
+        """Sets the agreed time: `elapsed` seconds at `step`. `stepping`: only training steps ran since the last call."""
         if stepping and step > self._step:
             self._seconds_per_step = (elapsed - self._agreed) / (step - self._step)
         self._agreed, self._step = elapsed, step

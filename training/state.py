@@ -35,7 +35,7 @@ STATE_KEYS = (
     "sampler",
     "random",
 )
-RESUME_INVARIANTS = (
+RESUME_INVARIANTS = (  # fixed for the whole run
     "model",
     "scale",
     "group",
@@ -45,8 +45,7 @@ RESUME_INVARIANTS = (
     "ema",
     "optimizer",
     "hard_crops",
-)  # fixed for the whole run
-
+)
 FRESH_START_ONLY = ("init", "pretrained")  # decide initial weights, which a resumed run does not need
 CHANGEABLE = ("loss_fn", "lr", "lr_schedule", "decay", "warmup", "clip", "precision", "train_data_path")
 

@@ -1,4 +1,4 @@
-"""Stops a run in good order after a signal: which signals, and how a validation, which may take minutes, is left."""
+"""Stops a run cleanly after a signal, also during a validation, which may take minutes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if 
 class StopSignals:
     """The signal that this process has `received`, and the one by which all processes have `agreed` to stop; 0: none.
 
-    A context manager, inside which SIGTERM, Ctrl-C and SIGHUP do no more than that.
+    A context manager: inside it, SIGTERM, Ctrl-C and SIGHUP only set `received`.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class StopSignals:
         return [float(self.received == each) for each in SIGNALS]
 
     def agree(self, votes: list[float]) -> None:
-        """All processes have heard how many of them received each of `SIGNALS`."""
+        """Sets `agreed`, given for each of `SIGNALS` how many processes received it."""
         self.agreed = next((each for each, count in zip(SIGNALS, votes, strict=True) if count), 0)
 
 
@@ -50,10 +50,10 @@ class StopRequestedError(Exception):
 
 
 class StopChecks:
-    """Occasions to stop, `count` of them, in work that the processes share unevenly.
+    """`count` points at which all processes agree whether to stop, in work that they share unevenly.
 
-    Each process calls it before each of its items, and `finish` after the last. At each occasion all processes agree; all
-    raise `StopRequestedError` at the same one.
+    Each process calls it before each of its items, and `finish` after the last. If any of them was asked to stop, all raise
+    `StopRequestedError` at the same point.
     """
 
     def __init__(self, stop: StopSignals, context: DistributedContext, count: int):
@@ -67,7 +67,7 @@ class StopChecks:
             raise StopRequestedError
 
     def finish(self) -> None:
-        """Goes through the occasions that other processes still have."""
+        """Joins the agreements that other processes, with more items, still wait for."""
         while self._left > 0:
             self()
 

@@ -52,12 +52,12 @@ class TeacherEnsemble:
 
 
 class TeacherPool:
-    """Calls a `TeacherEnsemble` from any number of threads. For a `with` block.
+    """Calls a `TeacherEnsemble` from any number of threads. To be used in a `with` block.
 
     On the CPU with `workers` above one, images are computed by that many processes of one PyTorch thread each, which start at
     the first call; else one after the other by a single thread of this process: cuDNN prepares its convolutions anew for each
     thread that calls it. Results do not depend on the number of workers.
-    Raises `InputError` as `TeacherEnsemble` does, and where a process dies, as it does for want of memory.
+    Raises `InputError` as `TeacherEnsemble` does, and if a process dies, for example because memory ran out.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ Quality = dict[str, dict[str, float]]  # {"x2": {"psnr": dB, "ssim": ...}}, the 
 
 
 class Validation:
-    """The set of `--val_data_dir` at those of `scales` at which it is there; what is missing is reported.
+    """The set of `--val_data_dir` at those of `scales` that it has; missing scales are reported.
 
     Raises `InputError` if a set is incomplete or has images that cannot be measured.
     """
@@ -43,16 +43,16 @@ class Validation:
 
     def find_overflow(self, net: nn.Module, size: int) -> str:
         """Why a gray image of `size` x `size` cannot be upscaled, as by finite weights whose output is not; "" if it can."""
-        refusal = ""
+        failure = ""
         if self.test_sets and self._context.is_main_process:
             try:
                 gray = np.full((size, size, 3), 128, np.uint8)
                 NetworkUpscaler(net, self.test_sets[0].scale, self._context.device, tile="off")(gray)
             except Exception as error:  # a third-party network may fail in any other way, which `measure` reports
-                refusal = str(error) if isinstance(error, InputError) else ""
+                failure = str(error) if isinstance(error, InputError) else ""
             finally:
                 net.train()
-        return self._context.all_gather([refusal])[0]
+        return self._context.all_gather([failure])[0]
 
     def measure(self, net: nn.Module) -> Quality:
         """PSNR (dB) and SSIM of each set. The means do not depend on the number of processes.
@@ -69,7 +69,7 @@ class Validation:
         context = self._context
         own = replace(test_set, pairs=test_set.pairs[context.shard(len(test_set))])
         checks = StopChecks(self._stop, context, -(-len(test_set) // context.world_size) + 1)
-        rows, refusal = [], ""
+        rows, failure = [], ""
         try:
             upscale = InterruptibleUpscaler(net, test_set.scale, context.device, checks)
             if context.is_main_process and test_set is self.test_sets[0]:
@@ -78,12 +78,12 @@ class Validation:
         except StopRequestedError:
             raise
         except InputError as error:  # the others wait for this process, and only the main one prints
-            refusal = str(error)
+            failure = str(error)
         except Exception as error:  # third-party networks and file systems may fail in any way
-            refusal = f"{test_set.name} x{test_set.scale}: {type(error).__name__}: {summarize_exception(error)}"
+            failure = f"{test_set.name} x{test_set.scale}: {type(error).__name__}: {summarize_exception(error)}"
         checks.finish()
-        if refusals := list(filter(None, context.all_gather([refusal]))):
-            raise InputError(refusals[0])
+        if failures := list(filter(None, context.all_gather([failure]))):
+            raise InputError(failures[0])
         return _quality(context.all_gather(rows))
 
 
