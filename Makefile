@@ -26,8 +26,8 @@ fuzz: .venv/ready
 	FUZZ_CASES=$${FUZZ_CASES:-10000} $(RUN) -m pytest -s tests/stress/test_fuzz_*.py
 
 # The oldest versions that requirements.txt allows, of all but PyTorch: TORCH names its version, such as torch==2.4.0.
-OLDEST := imresize metrics images hdf5 patches checkpoint network muon evaluate upscale_images api div2h5 curves figure determinism \
-	download fetch unpack
+OLDEST := imresize metrics images deep_images image_files hdf5 patches checkpoint network muon evaluate upscale_images api div2h5 curves figure \
+	determinism download fetch unpack
 oldest: .venv-oldest/ready
 	.venv-oldest/bin/python -m pytest $(OLDEST:%=tests/test_%.py)
 

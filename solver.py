@@ -68,7 +68,7 @@ class Solver:
         if args.pretrained and not saved:
             self.context.print(load_compatible_weights(net, args.pretrained))
         self.net = net.to(self.device).to(memory_format=torch.channels_last)
-        self._replica = self.context.wrap_ddp(self.net, unused=args.scale == 0)
+        self._replica = self.context.wrap_ddp(self.net, multi_scale=args.scale == 0)
         self._forward = compile_module(self._replica, mode=args.compile_mode) if args.compile else self._replica
         self.ema_net = copy.deepcopy(self.net).requires_grad_(False) if args.ema else None
         self.parameters = [weight for weight in self.net.parameters() if weight.requires_grad]
@@ -80,12 +80,12 @@ class Solver:
         self.image_count = len(images)
         self.context.print(start_line(args, context, self.net, images, preload))
         self.sampler = build_sampler(args, context, images, preload)
-        self.args = resolve_micro_batches(replace(args, preload=preload), context, self.net, self.loss_fn)
         self.stop = StopSignals()
         self.validation = Validation(args.val_data_dir, self.scales, context, self.stop)
         if args.model != "cfsrcnn":  # our own takes any size
             try_network(args.model, self.net, self.device, args.patch_size, self.scales, self.validation.test_sets)
         self.losses = IntervalLosses(context)
+        self.args = resolve_micro_batches(replace(args, preload=preload), context, self.net, self.loss_fn)
         if saved:
             self._restore(saved)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from common import SCALES
 from common.cli import CliParser, bounded, non_negative_int, positive_int
 from common.device import COMPILE_MODES, pick_device
-from common.errors import run_cli
+from common.errors import error_context, run_cli
 from common.malloc import tune_malloc
 from common.output import outlive_readers
 from model.init import INITS, parse_init
@@ -80,9 +80,7 @@ def parse_flags(argv: list[str] | None = None) -> TrainConfig:
     )
     speed.add_argument("--compile", action="store_true", help="torch.compile: slow to start, faster on a GPU")
     speed.add_argument(
-        "--compile_mode",
-        choices=COMPILE_MODES,
-        help="of --compile; max-autotune-no-cudagraphs: minutes to start, at times faster",
+        "--compile_mode", choices=COMPILE_MODES, help="max-autotune-no-cudagraphs: minutes to start, at times faster"
     )
     speed.add_argument(
         "--cuda_graph",
@@ -107,10 +105,12 @@ def parse_flags(argv: list[str] | None = None) -> TrainConfig:
 def main() -> None:
     args = parse_flags()
     tune_malloc()
+    with error_context(f"--device {args.device}"):
+        device = pick_device(args.device)
     if args.num_gpu > 1 and not is_distributed():
         sys.exit(launch(__file__, sys.argv[1:], args.num_gpu))
     lock = run_lock(Path(args.ckpt_dir), args.ckpt_name)
-    with outlive_readers(), DistributedContext(pick_device(args.device)) as context, context.hold_on_main(lock):
+    with outlive_readers(), DistributedContext(device) as context, context.hold_on_main(lock):
         Solver(args, context).fit()
 
 

@@ -33,9 +33,10 @@ class ImageMetadata:
         exif = Image.Exif()
         if self.exif:
             exif.load(self.exif.tobytes())
+            _keep_text(exif)
             if ORIENTATION in exif:
                 exif[ORIENTATION] = 1
-            details = exif.get_ifd(EXIF_IFD)
+            details = _details(exif)
             for tag, value in zip(EXIF_SIZE_TAGS, (width, height), strict=True):
                 if tag in details:
                     details[tag] = value
@@ -89,10 +90,25 @@ def _read_tiff_tags(path: Path) -> ImageMetadata:
 
 def _clean(source: Image.Exif) -> Image.Exif | None:
     exif = Image.Exif()
+    _keep_text(source)
     exif.load(source.tobytes())
+    _keep_text(exif)
     for tag in LAYOUT_TAGS & set(exif):
         del exif[tag]
     return exif if len(exif) else None
+
+
+def _keep_text(exif: Image.Exif) -> None:
+    """Makes bytes of text that is not ASCII, UTF-8 mostly: Pillow reads it as Latin-1 and writes question marks."""
+    for tags in (exif, _details(exif)):
+        for tag, value in list(tags.items()):
+            if isinstance(value, str) and not value.isascii():
+                tags[tag] = value.encode("latin-1", "replace")
+
+
+def _details(exif: Image.Exif) -> dict:
+    """The tags of the Exif IFD, to be changed in place; without the IFD nothing, as asking Pillow for it would add it."""
+    return exif.get_ifd(EXIF_IFD) if EXIF_IFD in exif else {}
 
 
 def _as_bytes(value: object) -> bytes | None:

@@ -15,7 +15,7 @@ from PIL import Image, PngImagePlugin
 
 from common.errors import InputError, summarize_exception
 from common.files import atomic_write
-from dataset.image_metadata import EXIF_IFD, GPS_IFD, XMP_TAG, ImageMetadata
+from dataset.image_metadata import EXIF_IFD, GPS_IFD, ICC_TAG, XMP_TAG, ImageMetadata
 
 FORMATS = ("png", "jpg", "webp", "tif")
 LARGEST_SIDE = {"jpg": 65_500, "webp": 16_383}
@@ -44,7 +44,7 @@ class Output:
             raise InputError(
                 f"{kind} holds at most {LARGEST_SIDE[kind]} pixels to a side, not {width}x{height}: use png or tif"
             )
-        deep = self.frames[0].dtype != np.uint8
+        deep = any(frame.dtype != np.uint8 for frame in self.frames)
         if len(self.frames) > 1 and kind != "tif" and (deep or kind == "jpg" or not self.durations):
             what = "frames of an animation" if self.durations else f"pages{' of more than 8 bits' * deep}"
             raise InputError(
@@ -68,7 +68,7 @@ def write_output(path: Path, output: Output, quality: int | None = None) -> None
     """Writes frames that `fit` the format of the suffix, atomically. `quality`: 1 to 100, of JPEG (95) and WebP (lossless)."""
     try:
         with atomic_write(path) as temporary:
-            if output.frames[0].dtype == np.uint8:
+            if all(frame.dtype == np.uint8 for frame in output.frames):
                 _save_by_pillow(temporary, path.suffix[1:], output, quality)
             elif path.suffix == ".png":
                 temporary.write_bytes(_png_16_bit(output.frames[0], output.metadata))
@@ -107,7 +107,8 @@ def _on_white(frame: np.ndarray) -> np.ndarray:
 
 
 def _save_by_pillow(path: Path, kind: str, output: Output, quality: int | None) -> None:
-    images = [Image.fromarray(frame) for frame in _uniform(output.frames)]
+    frames = output.frames if kind == "tif" else _uniform(output.frames)
+    images = [Image.fromarray(frame) for frame in frames]
     width, height = images[0].size
     metadata = output.metadata
     exif, xmp = metadata.exif_for(width, height), metadata.xmp_for(width, height)
@@ -162,9 +163,10 @@ def _write_deep_tiff(path: Path, output: Output) -> None:
             metadata = output.metadata
             height, width = frame.shape[:2]
             exif, xmp = metadata.exif_for(width, height), metadata.xmp_for(width, height)
-            tags = [(tag, 2, None, str(exif[tag]), True) for tag in TIFF_TEXT_TAGS if tag in exif]
-            if xmp:
-                tags.append((XMP_TAG, 1, len(xmp), xmp, True))  # type: ignore[arg-type]
+            texts = [(tag, exif[tag]) for tag in TIFF_TEXT_TAGS if tag in exif]
+            tags = [(tag, 2, None, text if isinstance(text, bytes) else str(text), True) for tag, text in texts]
+            blobs = [(XMP_TAG, 1, xmp), (ICC_TAG, 7, metadata.icc)]
+            tags += [(tag, kind, len(data), data, True) for tag, kind, data in blobs if data]  # type: ignore[misc]
             resolution: dict[str, Any] = {"resolution": metadata.dpi, "resolutionunit": 2} if metadata.dpi else {}
             file.write(
                 frame,
@@ -173,7 +175,6 @@ def _write_deep_tiff(path: Path, output: Output) -> None:
                 extrasamples=["unassalpha"] if _channels(frame) in (2, 4) else None,
                 compression="zlib",
                 metadata=None,
-                iccprofile=metadata.icc,
                 extratags=tags,
                 contiguous=False,
                 software=False,

@@ -5,21 +5,20 @@ An image that is not 8-bit RGB is converted; `DecodedImage.converted` says from 
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-import cv2
 import numpy as np
-import tifffile
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
 from common.errors import InputError, escape_unprintable, summarize_exception, translate_access_errors
+from dataset.decoded_image import DecodedImage
+from dataset.deep_images import decode_deep, decode_tiff, is_deep, tiff_sizes
 from dataset.image_metadata import ImageMetadata, read_metadata
 from dataset.image_writer import narrow, write_png
 
@@ -44,28 +43,7 @@ FOREIGN = {  # of files that people take for readable: where the mark is, the ma
     "PDF": (0, b"%PDF"),
     "OpenEXR": (0, b"\x76\x2f\x31\x01"),
 }
-SAMPLES_PER_PIXEL, ORIENTATION = 277, 0x0112
-_opencv_lock = threading.Lock()  # its log level belongs to the whole process
-
-
-@dataclass
-class DecodedImage:
-    """`rgb`: HxWx3 of uint8, or where the caller asks for it uint16 or float32 in [0, 1]. `alpha`: HxW of its type or None.
-
-    `gray`: the file held one channel. `converted`: from what. `dropped`: what of the file is not here. `duration`: of an
-    animation's frame, in ms.
-    """
-
-    rgb: np.ndarray
-    alpha: np.ndarray | None
-    gray: bool
-    converted: str | None
-    dropped: str | None = None
-    duration: float = 0
-
-    def metadata_only(self) -> DecodedImage:
-        """A copy without pixels, which is all that `conversion_summary` needs of thousands of images."""
-        return replace(self, rgb=np.empty((0, 0, 3), np.uint8), alpha=None)
+SAMPLES_PER_PIXEL = 277
 
 
 @dataclass
@@ -111,14 +89,14 @@ def read_image(path: Path | str) -> DecodedImage:
     """
     path = Path(path)
     with _opened(path) as image:
-        deep = _is_deep(image)
-        if image is None or image.mode == "F" or (image.mode == "I" and not deep):
+        deep = is_deep(image)
+        wide = image is not None and (image.mode == "F" or (image.mode == "I" and not deep))
+        if not wide:
+            decoded = _decode_deep(path, image)[0] if image is None or deep else from_pil(image)
+        if wide or decoded.rgb.dtype.kind == "f":
             raise InputError(f"{path} has 32-bit pixels: save it with 8 or 16 bits per channel")
-        count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        decoded = _to_8_bits(_decode_deep(path, image)[0] if deep else from_pil(image))
-    dropped = [decoded.dropped] if decoded.dropped else []
-    if count > 1:
-        dropped.append(f"{count - 1} further frames")
+        decoded, count = _to_8_bits(decoded), _count_frames(image) if image else 1
+    dropped = list(dict.fromkeys(filter(None, (decoded.dropped, _further(count)))))
     if dropped:
         decoded.converted = f"{decoded.converted or 'RGB'} without its {' and '.join(dropped)}"
     return decoded
@@ -131,31 +109,36 @@ def read_frames(path: Path | str) -> DecodedFile:
     """
     path = Path(path)
     with _opened(path) as image:
-        if _is_deep(image):
+        if image is None or (is_deep(image) and image.format != "TIFF"):
             pages = _decode_deep(path, image, all_pages=True)
-            return DecodedFile(pages, (image and image.format) or "TIFF", read_metadata(image or path))
-        assert image is not None
-        if image.mode == "I":
-            raise InputError(
-                f"{path} has 32-bit integers: save it with 8 or 16 bits per channel, or as floats in [0, 1]"
-            )
-        if image.format == "MPO":  # the further images are previews and depth maps
-            further = f"{getattr(image, 'n_frames', 1) - 1} further images"
+            return DecodedFile(pages, image.format or "" if image else "TIFF", read_metadata(image or path))
+        if image.format == "MPO":
+            further = _further(getattr(image, "n_frames", 1), "image")
             return DecodedFile([replace(from_pil(image), dropped=further)], "JPEG", read_metadata(image))
         return _decode_frames(path, image)
 
 
 def _decode_frames(path: Path, image: Image.Image) -> DecodedFile:
-    count = getattr(image, "n_frames", 1)
+    count = _count_frames(image)
     if image.format != "TIFF":  # whose pages differ in size
         _check_size(path, image.width, image.height, count)
     metadata, modes = read_metadata(image), {image.mode}
     first = int(count > 1 and bool(image.info.get("default_image")))  # an APNG's, for programs without animation
-    frames, pixels = [], 0
+    frames: list[DecodedImage] = []
+    deep: list[DecodedImage] = []
+    pixels = 0
     for number in range(first, count):
-        image.seek(number)
+        known = _seek(image, number)
         pixels += image.width * image.height
         _check_pixels(path, pixels)
+        if not known or is_deep(image):
+            deep = deep or _decode_deep(path, image, all_pages=True)
+            frames.append(deep[number])
+            continue
+        if image.mode == "I":
+            raise InputError(
+                f"{path} has 32-bit integers: save it with 8 or 16 bits per channel, or as floats in [0, 1]"
+            )
         image.load()  # only now WebP knows its duration
         modes.add(image.mode)
         frames.append(from_pil(image.copy() if count > 1 and image.format != "TIFF" else image))
@@ -165,6 +148,24 @@ def _decode_frames(path: Path, image: Image.Image) -> DecodedFile:
     loop = int(image.info.get("loop", 1 if image.format == "GIF" else 0))
     loop += image.format == "GIF" and "loop" in image.info and loop > 0  # GIF counts the repetitions
     return DecodedFile(frames, image.format or "", metadata, len(frames) > 1 and image.format != "TIFF", loop)
+
+
+def count_pixels(path: Path | str) -> int:
+    """The pixels of all frames or pages of a file by its headers, so that little of it is read.
+
+    Raises `InputError` as `read_image` does, as far as headers show it.
+    """
+    path = Path(path)
+    with _opened(path) as image:
+        if image is None:
+            return sum(width * height for width, height in tiff_sizes(path))
+        if image.format != "TIFF":
+            return image.width * image.height * _count_frames(image)
+        pixels = 0
+        for number in range(_count_frames(image)):
+            _seek(image, number)
+            pixels += image.width * image.height
+        return pixels
 
 
 def from_pil(image: Image.Image) -> DecodedImage:
@@ -184,13 +185,6 @@ def from_pil(image: Image.Image) -> DecodedImage:
         alpha = np.asarray(image.getchannel("A"))
         kind = kind or "alpha"
     return DecodedImage(np.array(image.convert("RGB")), alpha, gray, kind, dropped)
-
-
-def from_array(array: np.ndarray) -> DecodedImage:
-    """An array HxW, HxWx2, HxWx3 or HxWx4 (gray, gray and alpha, RGB, RGBA) of any type as `DecodedImage`."""
-    planes = array[:, :, None] if array.ndim == 2 else array
-    gray, alpha = planes.shape[2] < 3, planes[:, :, -1] if planes.shape[2] in (2, 4) else None
-    return DecodedImage(np.repeat(planes[:, :, :1], 3, 2) if gray else planes[:, :, :3], alpha, gray, None)
 
 
 def read_rgb(path: Path | str) -> np.ndarray:
@@ -246,6 +240,8 @@ def _identify(path: Path, data: BinaryIO) -> Image.Image | None:
                 raise
             _check_size(path, image.width, image.height)
             return image
+    if not head:
+        raise UnidentifiedImageError("it is empty")
     foreign = next((name for name, (at, mark) in FOREIGN.items() if head[at:].startswith(mark)), "of another format")
     raise UnidentifiedImageError(f"it is {foreign}; {', '.join(FORMATS)} are read")
 
@@ -263,9 +259,35 @@ def _check_pixels(path: Path, count: int) -> None:
         raise InputError(f"{path} has pages of more than {MAX_PIXELS // 10**6} megapixels in all, which are refused")
 
 
-def _is_deep(image: Image.Image | None) -> bool:
-    """Whether the pixels have 16 bits or are floats, which OpenCV decodes: Pillow supports these for one channel only."""
-    return image is None or image.mode == "F" or ";16" in image.mode + str(getattr(image, "tile", ""))
+def _decode_deep(path: Path, image: Image.Image | None, all_pages: bool = False) -> list[DecodedImage]:
+    """The first or all pages of a TIFF, or the first frame of another file, of 16 bits or floats."""
+    if image is not None and image.format != "TIFF":
+        return [replace(decode_deep(path, image), dropped=_further(_count_frames(image)))]
+    sizes = tiff_sizes(path)
+    _check_size(path, *sizes[0])
+    _check_pixels(path, sum(width * height for width, height in sizes))
+    return decode_tiff(path, all_pages)
+
+
+def _count_frames(image: Image.Image) -> int:
+    """Frames of an animation or pages; the further images of MPO are previews and depth maps."""
+    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+
+
+def _further(count: int, kind: str = "frame") -> str | None:
+    """What is left out of `count` frames where only the first is read."""
+    return f"{count - 1} further {kind}{'s' * (count > 2)}" if count > 1 else None
+
+
+def _seek(image: Image.Image, number: int) -> bool:
+    """Goes to a frame; False if it is a page of a TIFF with pixels that Pillow has no mode for, whose size is known still."""
+    try:
+        image.seek(number)
+    except SyntaxError:
+        if image.format != "TIFF":
+            raise
+        return False
+    return True
 
 
 def _extra_bands(image: Image.Image) -> str | None:
@@ -283,80 +305,8 @@ def _cmyk_to_srgb(image: Image.Image) -> Image.Image:
     return converted
 
 
-def _decode_deep(path: Path, image: Image.Image | None, all_pages: bool = False) -> list[DecodedImage]:
-    """The first or all pages of a file of 16 bits or floats: uint16 or float32; pages of 8 bits between them stay uint8."""
-    extra = False
-    tiff = image is None or image.format == "TIFF"
-    if tiff:
-        with tifffile.TiffFile(path) as file:
-            sizes = [(page.imagewidth, page.imagelength) for page in file.pages if isinstance(page, tifffile.TiffPage)]
-            extra = 0 in file.pages.first.extrasamples or file.pages.first.samplesperpixel > 4
-        _check_size(path, *sizes[0])
-        _check_pixels(path, sum(width * height for width, height in sizes))
-    data = np.fromfile(path, np.uint8)  # imread fails on TIFF rotated by 90 degrees
-    with _quiet_opencv():
-        pages: list[np.ndarray | None]
-        if tiff and all_pages:
-            pages = list(cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED)[1])
-        else:
-            pages = [cv2.imdecode(data, cv2.IMREAD_UNCHANGED)]
-    whole = [page for page in pages if page is not None]
-    if not whole or len(whole) < len(pages):
-        raise InputError(f"{path} is not a readable image of 16 bits or floats: gray, RGB and RGBA are; save it so")
-    gray_alpha = image is not None and "LA;16" in str(getattr(image, "tile", ""))  # four channels by OpenCV
-    orientation = 1
-    if image is not None and not tiff:  # OpenCV applies the orientation of TIFF files, and of no others
-        orientation = image.getexif().get(ORIENTATION, 1)
-    return [_from_opencv(path, page, orientation, gray_alpha, extra) for page in whole]
-
-
-def _from_opencv(path: Path, page: np.ndarray, orientation: int, gray_alpha: bool, extra: bool) -> DecodedImage:
-    if page.dtype not in (np.uint8, np.uint16) and page.dtype.kind != "f":
-        raise InputError(
-            f"{path} has pixels of {page.dtype}: save it with 8 or 16 bits per channel, or floats in [0, 1]"
-        )
-    if page.dtype.kind == "f":
-        low, high = float(page.min()), float(page.max())
-        if not 0 <= low <= high <= 1:  # false for NaN too
-            raise InputError(f"{path} has values from {low:.4g} to {high:.4g}: floats must be in [0, 1]")
-        page = page.astype(np.float32)
-    kind = f"{page.dtype.itemsize * 8}-bit" if page.dtype.kind == "u" else "float"
-    if page.ndim == 3:
-        page = page[:, :, [0, 3] if gray_alpha else [2, 1, 0, 3][: page.shape[2]]]
-        if extra and page.shape[2] == 4:
-            page = page[:, :, :3]
-    decoded = from_array(np.ascontiguousarray(ORIENTATIONS.get(orientation, ORIENTATIONS[1])(page)))
-    return replace(decoded, converted=kind, dropped="1 extra band" if extra else None)
-
-
-ORIENTATIONS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF: what stored pixels need to stand upright
-    1: lambda x: x,
-    2: lambda x: x[:, ::-1],
-    3: lambda x: x[::-1, ::-1],
-    4: lambda x: x[::-1],
-    5: lambda x: x.swapaxes(0, 1),
-    6: lambda x: np.rot90(x, -1),
-    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
-    8: lambda x: np.rot90(x),
-}
-
-
 def _to_8_bits(image: DecodedImage) -> DecodedImage:
     """Rounds uint16 by v -> round(v / 257)."""
     if image.rgb.dtype == np.uint8:
         return image
     return replace(image, rgb=narrow(image.rgb), alpha=None if image.alpha is None else narrow(image.alpha))
-
-
-@contextmanager
-def _quiet_opencv() -> Iterator[None]:
-    """Keeps OpenCV from writing about broken files to the terminal; one decoder at a time, as the level is the process's."""
-    # the names differ between OpenCV 4 and 5
-    get, put = (getattr(cv2, name, None) or getattr(cv2.utils.logging, name) for name in ("getLogLevel", "setLogLevel"))
-    with _opencv_lock:
-        before = get()
-        put(0)
-        try:
-            yield
-        finally:
-            put(before)

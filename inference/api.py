@@ -13,7 +13,8 @@ from torch import nn
 
 from common.device import pick_device
 from common.errors import InputError
-from dataset.images import from_array, from_pil
+from dataset.decoded_image import from_array
+from dataset.images import from_pil
 from inference.backends import resolve_precision
 from inference.upscale_images import upscale_image
 from inference.upscaler import PRECISIONS, NetworkUpscaler

@@ -9,22 +9,23 @@ import html
 import os
 import tempfile
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from common import SCALES
 from common.cli import CliParser, bounded, positive_int
 from common.device import pick_device
 from common.errors import InputError, escape_unprintable, run_cli
+from common.files import mkdir_remove_if_empty
 from common.malloc import tune_malloc
-from dataset.images import EXTENSIONS, FORMATS, read_rgb
+from dataset.image_writer import narrow, write_png
+from dataset.images import EXTENSIONS, count_pixels, read_frames
 from dataset.imresize import resize
 from inference.backends import resolve_precision
 from inference.upscale_images import raise_failures, upscale_images
@@ -33,6 +34,7 @@ from model.checkpoint import load_model
 
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # Gradio's own are downloaded
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"  # the browser loads nothing from elsewhere
+TITLE = "# CFSRCNN\nUpscale an image. The left half of the comparison is bicubic, the right half the network."
 port_number = bounded(int, lambda value: 1 <= value <= 65535, "a port from 1 to 65535")
 
 
@@ -49,37 +51,53 @@ class ProgressUpscaler(NetworkUpscaler):
 
 
 class Sessions:
-    """The files of each visitor, below `folder`."""
+    """The files of each visitor whose page is open."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self._files: dict[str, set[Path]] = defaultdict(set)
+    def __init__(self) -> None:
+        self._files: dict[str, set[Path]] = {}
         self._lock = threading.Lock()
+
+    def open(self, session: str) -> None:
+        """Notes that the visitor's page is open, or is so again after a break of the connection."""
+        with self._lock:
+            self._files.setdefault(session, set())
+
+    def is_open(self, session: str) -> bool:
+        """Whether `open` was called after the last `close`."""
+        return session in self._files
 
     def add(self, session: str, file: Path) -> None:
         """Notes that the visitor has this file, which may be shared with others who have uploaded the same."""
         with self._lock:
-            self._files[session].add(file)
+            if session in self._files:
+                self._files[session].add(file)
+            else:
+                self._remove({file})
 
     def close(self, session: str) -> None:
         """Removes the visitor's files, but for those that other visitors have too."""
         with self._lock:
-            files = self._files.pop(session, set())
-            for file in files - set().union(*self._files.values()):
-                file.unlink(missing_ok=True)
+            self._remove(self._files.pop(session, set()))
+
+    def _remove(self, files: set[Path]) -> None:
+        for file in files - set().union(*self._files.values()):
+            file.unlink(missing_ok=True)
+            with suppress(OSError):  # it has other files
+                file.parent.rmdir()
 
 
 class App:
     """What the page does: `upscale` an uploaded file. The network is loaded for each image; one image runs at a time."""
 
     def __init__(self, args: argparse.Namespace, folder: Path):
-        self.args, self.sessions = args, Sessions(folder)
+        self.args, self.folder, self.sessions = args, folder, Sessions()
         self.device = pick_device(args.device)
 
     def upscale(self, source: Path, scale: int, ensemble: bool, session: str, report: Callable[[float], None]) -> Path:
         """Upscales a file and returns the path of the result, of the format, depth and metadata of the input.
 
-        `report` gets the fraction done. Raises `InputError` for a file that cannot be read or is larger than the limit.
+        `report` gets the fraction done. Raises `InputError` for a file that cannot be read or is larger than the limit, and
+        soon after the visitor has closed the page.
         """
         total = self._pixels(source) * scale**2 * (8 if ensemble else 1)
         weights = self.args.checkpoints / f"x{scale}" / f"cfsrcnn_x{scale}.pth"
@@ -90,12 +108,15 @@ class App:
 
         def advance(pixels: int) -> None:
             nonlocal done
+            if not self.sessions.is_open(session):
+                raise InputError("the page was closed")
             done += pixels
             report(min(done / total, 1))
 
         run.on_progress = advance
-        folder = Path(tempfile.mkdtemp(dir=self.sessions.folder))
-        summary = upscale_images(source, folder, run)
+        folder = self.folder / uuid4().hex
+        with mkdir_remove_if_empty(folder):
+            summary = upscale_images(source, folder, run)
         for file in summary.written:
             self.sessions.add(session, file)
         raise_failures(summary)
@@ -103,22 +124,18 @@ class App:
 
     def compare(self, source: Path, result: Path, session: str) -> tuple[str, str]:
         """Two images of one size for the slider: bicubic and the network's, the first frame, 8-bit RGB."""
-        sr = read_rgb(result)
+        lr, sr = (narrow(read_frames(path).frames[0].rgb) for path in (source, result))
         paths = []
-        for name, image in ("bicubic", resize(read_rgb(source), *sr.shape[:2])), ("network", sr):
+        for name, image in ("bicubic", resize(lr, *sr.shape[:2])), ("network", sr):
             path = result.parent / f"{name}.png"
+            write_png(path, image)
             self.sessions.add(session, path)
-            Image.fromarray(np.ascontiguousarray(image)).save(path, compress_level=1)
             paths.append(str(path))
         return paths[0], paths[1]
 
     def _pixels(self, source: Path) -> int:
-        """The pixels of all frames by the file's header; 1 if it is unreadable, which reading reports."""
-        try:
-            with Image.open(source, formats=FORMATS) as image:
-                pixels = image.width * image.height * getattr(image, "n_frames", 1)
-        except Exception:  # on damaged files decoders raise almost anything
-            return 1
+        """The pixels of all frames by the file's headers."""
+        pixels = count_pixels(source)
         if pixels > self.args.max_megapixels * 1e6:
             size = f"{pixels / 1e6:.1f} megapixels in all"
             raise InputError(f"{source} has {size}, more than {self.args.max_megapixels}: use a smaller image")
@@ -137,6 +154,7 @@ def build_page(app: App) -> Any:
         progress: Any = gr.Progress(),  # noqa: B008 - Gradio looks for it here
     ) -> tuple:
         session = str(request.session_hash)
+        app.sessions.open(session)
         try:
             if source is None:
                 raise InputError("choose an image first")
@@ -148,6 +166,7 @@ def build_page(app: App) -> Any:
 
     def note_upload(source: str | None, request: gr.Request) -> Any:
         if source:
+            app.sessions.open(str(request.session_hash))
             app.sessions.add(str(request.session_hash), Path(source))
         return gr.DownloadButton(interactive=False)
 
@@ -155,12 +174,11 @@ def build_page(app: App) -> Any:
         app.sessions.close(str(request.session_hash))
 
     with gr.Blocks(title="CFSRCNN", analytics_enabled=False) as page:
-        gr.Markdown(
-            "# CFSRCNN\nUpscale an image. The left half of the comparison is bicubic, the right half the network."
-        )
+        gr.Markdown(TITLE)
         with gr.Row():
             with gr.Column(scale=1):
                 image = gr.File(label="Image", file_types=sorted(EXTENSIONS), type="filepath", elem_id="image")
+                image.preprocess = lambda file: file and file.path  # Gradio's own leaves an empty file at each call
                 scale = gr.Radio([(f"x{each}", each) for each in SCALES], value=2, label="Scale", elem_id="scale")
                 ensemble = gr.Checkbox(
                     label="Self-ensemble", info="slightly better, 8 times as slow", elem_id="ensemble"

@@ -287,13 +287,13 @@ def chromium(tmp_path_factory):
     browser.quit()
 
 
-def open_page(browser, file: Path, width: int = 1000, height: int = 900, mobile: bool = False) -> None:
-    """Loads an HTML file in a window of that size, with fingers for a mouse if `mobile`."""
+def open_page(browser, page: Path | str, width: int = 1000, height: int = 900, mobile: bool = False) -> None:
+    """Loads an HTML file or an address in a window of that size, with fingers for a mouse if `mobile`."""
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": mobile})
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-    browser.get(file.as_uri())
+    browser.get(page if isinstance(page, str) else page.as_uri())
 
 
 @pytest.fixture(scope="session")

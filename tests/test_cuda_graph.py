@@ -10,7 +10,7 @@ from common.errors import InputError
 from training import cuda_graph
 
 CPU = torch.device("cpu")
-SETTINGS = {"ema": 0.9, "lr": 1e-2, "warmup": 10}
+SETTINGS = {"ema": 0.9, "lr": 1e-3, "warmup": 10}
 STEPS = 8
 
 
@@ -48,11 +48,16 @@ def test_replayed_steps_are_the_eager_ones(tmp_path, graphs, optimizer):
     settings = {**SETTINGS, "optimizer": optimizer}
     eager = make_solver(tmp_path, 4, 12, CPU, **settings)
     recorded = graphed(make_solver(tmp_path, 4, 12, CPU, **settings))
-    losses = [[solver.train_step() for _ in range(STEPS)] for solver in (eager, recorded)]
-    assert torch.allclose(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-5)
+    losses: list[list] = [[], []]
+    for step in range(STEPS):
+        if step == cuda_graph.EAGER_STEPS:  # a recorded step reads float32 tensors, by which the values are rounded
+            eager._update = lambda batch, *values: eager._update_eagerly(batch, *map(torch.tensor, values))
+        for each, solver in zip(losses, (eager, recorded), strict=True):
+            each.append(solver.train_step())
+    assert torch.equal(torch.tensor(losses[0]), torch.tensor(losses[1]))
     assert len(graphs) == 1 and graphs[0].replays == STEPS - cuda_graph.EAGER_STEPS
     for ours, theirs in zip(recorded.ema_net.parameters(), eager.ema_net.parameters(), strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-5)
+        assert torch.equal(ours, theirs)
 
 
 def test_the_saved_settings_of_the_optimizer_are_those_of_an_eager_run(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TextIO, TypeVar, cast
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import InputError, LaunchError, stop_signals, summarize_exception
+from training.per_scale import PerScaleDDP
 
 Item = TypeVar("Item")
 FIX_LAUNCH = "unset it, or start the processes by torchrun or --num_gpu"
@@ -141,16 +143,20 @@ class DistributedContext:
         """This process's slice of `number` consecutive items; the slices differ by one item at most."""
         return slice(number * self.rank // self.world_size, number * (self.rank + 1) // self.world_size)
 
-    def wrap_ddp(self, net: nn.Module, unused: bool) -> nn.Module:
-        """`net` for the forward pass, with gradients averaged over the processes. `unused`: some weights may get none."""
+    def wrap_ddp(self, net: nn.Module, multi_scale: bool) -> nn.Module:
+        """`net` for the forward pass, with gradients averaged over the processes."""
         if self.world_size == 1:
             return net
-        device_ids = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(net, device_ids=device_ids, find_unused_parameters=unused)
+        wrap = partial(DistributedDataParallel, device_ids=[self.device] if self.device.type == "cuda" else None)
+        return PerScaleDDP(net, wrap) if multi_scale else wrap(net)
 
     def grad_sync(self, replica: nn.Module, now: bool) -> AbstractContextManager:
         """A context for a forward and backward pass: average the gradients over the processes `now`, or in a later pass."""
-        return nullcontext() if now or self.world_size == 1 else cast(DistributedDataParallel, replica).no_sync()
+        return (
+            nullcontext()
+            if now or self.world_size == 1
+            else cast(DistributedDataParallel | PerScaleDDP, replica).no_sync()
+        )
 
     def all_reduce(self, values: Tensor) -> Tensor:
         """The sum over all processes, returned in each."""

@@ -1,0 +1,34 @@
+"""An image in memory as all code of ours takes it. Decoding is in `dataset/images.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+
+@dataclass
+class DecodedImage:
+    """`rgb`: HxWx3 of uint8, or where the caller asks for it uint16 or float32 in [0, 1]. `alpha`: HxW of its type or None.
+
+    `gray`: the file held one channel. `converted`: from what. `dropped`: what of the file is not here. `duration`: of an
+    animation's frame, in ms.
+    """
+
+    rgb: np.ndarray
+    alpha: np.ndarray | None
+    gray: bool
+    converted: str | None
+    dropped: str | None = None
+    duration: float = 0
+
+    def metadata_only(self) -> DecodedImage:
+        """A copy without pixels, which is all that `conversion_summary` needs of thousands of images."""
+        return replace(self, rgb=np.empty((0, 0, 3), np.uint8), alpha=None)
+
+
+def from_array(array: np.ndarray) -> DecodedImage:
+    """An array HxW, HxWx2, HxWx3 or HxWx4 (gray, gray and alpha, RGB, RGBA) of any type as `DecodedImage`."""
+    planes = array[:, :, None] if array.ndim == 2 else array
+    gray, alpha = planes.shape[2] < 3, planes[:, :, -1] if planes.shape[2] in (2, 4) else None
+    return DecodedImage(np.repeat(planes[:, :, :1], 3, 2) if gray else planes[:, :, :3], alpha, gray, None)
