@@ -1,7 +1,8 @@
-"""The documents: links, files, make targets, commands and flags that they name exist."""
+"""The documents: links, files, functions, make targets, commands and flags that they name exist."""
 
 from __future__ import annotations
 
+import ast
 import re
 from functools import cache
 from pathlib import Path
@@ -48,6 +49,24 @@ def flags_by_command() -> dict[tuple[str, str], set[str]]:
     return found
 
 
+@cache
+def defined_in(file: str) -> set[str]:
+    """The functions, classes, and assigned names and attributes of a Python file."""
+    nodes = list(ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))))
+    names = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    stored = [node for node in nodes if isinstance(getattr(node, "ctx", None), ast.Store)]
+    names |= {node.id for node in stored if isinstance(node, ast.Name)}
+    return names | {node.attr for node in stored if isinstance(node, ast.Attribute)}
+
+
+@cache
+def files_with_class(name: str) -> list[str]:
+    """The files of ours that define a class of this name."""
+    sources = [ROOT / "solver.py", *(file for folder in OURS for file in ROOT.glob(f"{folder}/**/*.py"))]
+    paths = [file.relative_to(ROOT).as_posix() for file in sources]
+    return [path for path in paths if re.search(rf"^class {name}\b", (ROOT / path).read_text(encoding="utf-8"), re.M)]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
 def test_links_and_files_exist(page):
     text = re.sub(r"```.*?```", "", text_of(page), flags=re.S)
@@ -55,6 +74,16 @@ def test_links_and_files_exist(page):
     assert [each for each in links if not (page.parent / each).exists()] == []
     if page.name != "CHANGELOG.md":  # which also tells of files that are gone
         assert [each for each in FILE.findall(text) if not (ROOT / each).exists() and "NAME" not in each] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_functions_exist(page):
+    """`model/ops.py: relu_` is a function of that file, `FEB.forward` a member of the class."""
+    text = text_of(page)
+    found = {(file, part) for file, name in re.findall(r"`([\w/]+\.py): ([\w.]+)`", text) for part in name.split(".")}
+    members = re.findall(r"`([A-Z]\w+)\.(\w+)", text)
+    found |= {(file, member) for owner, member in members for file in files_with_class(owner)}
+    assert [(file, name) for file, name in sorted(found) if name not in defined_in(file)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
