@@ -46,7 +46,8 @@ gpu:
 
 # Weights from a folder of photographs, as the pretrained weights were made (docs/training.md): make train-x2 IMAGES=FOLDER, with
 # EXTRA=FOLDER for more photographs and TEACHERS=FOLDER for distillation from the weights of RLFN and BSRN in that folder.
-# An interrupted run resumes when the command is repeated. x3 and x4 start from x2. Minutes are those of the last stage.
+# GPU=1: the last stage has the batches, the learning rate and the minutes of one H200. An interrupted run resumes when the
+# command is repeated. x3 and x4 start from x2. Minutes are those of the last stage.
 IMAGES ?= $(PICTURES)
 RUNS ?= runs
 PRECISION ?= bf16
@@ -54,14 +55,36 @@ WARMUP ?= 100
 STEPS_24 ?= 10000
 STEPS_48 ?= 3500
 STEPS_48B ?= 12000
-MINUTES_X2 ?= 35
+STEPS_FIRST ?= 3400
+ifdef GPU
+LAST ?= --lr 2e-3 --ema 0.999 --warmup 300 --cuda_graph
+SIZE_X2 ?= --batch_size 24 --patch_size 64
+SIZE_X3 ?= --batch_size 20 --patch_size 64
+SIZE_X4 ?= --batch_size 24 --patch_size 48
+MINUTES_X2 ?= 2.93
+MINUTES_X3 ?= 1.58
+MINUTES_X4 ?= 1.53
+SHRINK_X2 ?= 0.75 0.5
+SHRINK_X3 ?= 0.8 0.6
+SHRINK_X4 ?= 0.8 0.6
+else
+LAST ?= --lr 1e-3 --ema 0.998
+SIZE_X2 ?= --batch_size 8 --patch_size 48
+SIZE_X3 ?= --batch_size 8 --patch_size 36
+SIZE_X4 ?= --batch_size 8 --patch_size 36
+MINUTES_X2 ?= 60
 MINUTES_X3 ?= 60
 MINUTES_X4 ?= 62
+SHRINK_X2 ?= 0.6
+SHRINK_X3 ?= 0.6
+SHRINK_X4 ?= 0.6
+endif
 MAX_STEPS ?= 1000000
 TARGETS := $(if $(TEACHERS),distilled,photographs)
 X2_24 := $(RUNS)/x2/cfsrcnn_x2_$(STEPS_24).pth
 X2_48 := $(RUNS)/x2/cfsrcnn_x2_48_$(STEPS_48).pth
 X2_48B := $(RUNS)/x2/cfsrcnn_x2_48b_$(STEPS_48B).pth
+X2_FIRST := $(RUNS)/x2/cfsrcnn_x2_$(TARGETS)_first_$(STEPS_FIRST).pth
 X2 := $(RUNS)/x2/cfsrcnn_x2_$(TARGETS).pth
 X3 := $(RUNS)/x3/cfsrcnn_x3_$(TARGETS).pth
 X4 := $(RUNS)/x4/cfsrcnn_x4_$(TARGETS).pth
@@ -80,7 +103,8 @@ $(RUNS)/images.h5: | .venv/installed
 
 $(RUNS)/photographs_x%.h5: | .venv/installed
 	$(CHECK_IMAGES)
-	$(RUN) div2h5.py --source "$(IMAGES)" $(if $(EXTRA),--extra "$(EXTRA)") --hold_out 8 --shrink 0.6 --scales $* --out $@
+	$(RUN) div2h5.py --source "$(IMAGES)" $(if $(EXTRA),--extra "$(EXTRA)") --hold_out 8 --shrink $(SHRINK_X$*) \
+		--scales $* --out $@
 
 # The weights as published: rlfn_x2.pth and net_g_BSRN_x2.pth, or bsrn_x2.pth. RLFN has none for x3: BSRN alone teaches there.
 RLFN = $(addprefix --teacher rlfn=,$(wildcard $(TEACHERS)/rlfn_x$*.pth))
@@ -89,7 +113,7 @@ $(RUNS)/distilled_x%.h5: | .venv/installed
 	$(CHECK_IMAGES)
 	@test -n "$(RLFN)$(BSRN)" || { echo "error: $(TEACHERS) has neither rlfn_x$*.pth nor bsrn_x$*.pth" >&2; exit 2; }
 	$(RUN) -m training.distillation --scale $* $(strip $(RLFN) $(BSRN)) --source "$(IMAGES)" $(if $(EXTRA),"$(EXTRA)") --hold_out 8 \
-		--shrink 0.6 --out $@
+		--shrink $(SHRINK_X$*) --out $@
 
 $(X2_24): | $(RUNS)/images.h5 $(RUNS)/photographs_x2.h5
 	$(TRAIN) --scale 2 --train_data_path $(RUNS)/images.h5 --init identity --patch_size 24 --batch_size 8 --lr 1e-3 --ema 0.999 \
@@ -103,21 +127,25 @@ $(X2_48B): | $(X2_48)
 	$(TRAIN) --scale 2 --train_data_path $(RUNS)/photographs_x2.h5 --pretrained $(X2_48) --patch_size 48 --batch_size 8 --lr 1e-3 \
 		--ema 0.999 --max_steps $(STEPS_48B) --ckpt_name cfsrcnn_x2_48b
 
-# The last stage, $(call last_stage,SCALE,INITIAL WEIGHTS,PATCH SIZE,MINUTES), and its last checkpoint under the target's name.
+$(X2_FIRST): | $(X2_48B) $(RUNS)/$(TARGETS)_x2.h5
+	$(TRAIN) --scale 2 --train_data_path $(RUNS)/$(TARGETS)_x2.h5 --pretrained $(X2_48B) --patch_size 48 --batch_size 8 --lr 1e-3 \
+		--ema 0.998 --hard_crops 4 --max_steps $(STEPS_FIRST) --ckpt_name cfsrcnn_x2_$(TARGETS)_first
+
+# The last stage, $(call last_stage,SCALE,INITIAL WEIGHTS), and its last checkpoint under the target's name.
 define last_stage
-$(TRAIN) --scale $1 --train_data_path $(RUNS)/$(TARGETS)_x$1.h5 --pretrained $2 --patch_size $3 --batch_size 8 --lr 1e-3 \
-	--ema 0.998 --hard_crops 4 --max_minutes $4 --max_steps $(MAX_STEPS) --ckpt_name $(basename $(@F))
+$(TRAIN) --scale $1 --train_data_path $(RUNS)/$(TARGETS)_x$1.h5 --pretrained $2 $(SIZE_X$1) $(LAST) --hard_crops 4 \
+	--max_minutes $(MINUTES_X$1) --max_steps $(MAX_STEPS) --ckpt_name $(basename $(@F))
 cp "$$(ls -t $(basename $@)_[0-9]*.pth | head -n 1)" $@.part && mv $@.part $@
 endef
 
-$(X2): | $(X2_48B) $(RUNS)/$(TARGETS)_x2.h5
-	$(call last_stage,2,$(X2_48B),48,$(MINUTES_X2))
+$(X2): | $(X2_FIRST)
+	$(call last_stage,2,$(X2_FIRST))
 
 $(X3): | $(X2) $(RUNS)/$(TARGETS)_x3.h5
-	$(call last_stage,3,$(X2),36,$(MINUTES_X3))
+	$(call last_stage,3,$(X2))
 
 $(X4): | $(X2) $(RUNS)/$(TARGETS)_x4.h5
-	$(call last_stage,4,$(X2),36,$(MINUTES_X4))
+	$(call last_stage,4,$(X2))
 
 # On top of .venv, whose packages it sees: Gradio allows no Pillow as new as .venv's, which stays as it is.
 SITE := -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])'

@@ -1,6 +1,6 @@
 """Images -> the training set as one HDF5 file. Parses flags and wires parts; `dataset/` does the work.
 
-Without flags: DIV2K as downloaded, found in `dataset/`, becomes `dataset/DIV2K_train.h5`.
+Without flags: DIV2K as downloaded, found in `dataset/` of the working directory, becomes `dataset/DIV2K_train.h5`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common import SCALES
 from common.cli import CliParser, non_negative_int
-from common.errors import InputError, run_cli
+from common.errors import InputError, run_cli, searched_in
 from dataset.prepare import add_padding_flag
 from dataset.sources import download_command, find_div2k
 from dataset.training_set import downscale_factor, write_training_set
@@ -18,21 +18,19 @@ ABOUT = (
     "Build the HDF5 training set from DIV2K or any folder of images. If an image cannot be read, all such images are listed, "
     "nothing is written and the exit code is 2."
 )
-HERE = Path(__file__).parent / "dataset"
 
 
-def main() -> None:
+def main(folder: Path = Path("dataset")) -> None:
+    """Parses the flags and writes the training set. `folder`: where DIV2K is by default, and where the file goes."""
     parser = CliParser(description=ABOUT)
     parser.add_argument(
         "--source",
         type=Path,
         help="a folder of HR images, whose LR images are made by dataset/imresize.py, or one with DIV2K_train_HR "
-        "and DIV2K_train_LR_bicubic/X2..X4 (default: DIV2K in dataset/, as downloaded)",
+        "and DIV2K_train_LR_bicubic/X2..X4 (default: DIV2K, as downloaded, in the folder of the default of --out)",
     )
     parser.add_argument("--extra", type=Path, nargs="*", default=[], help="more folders of images to add")
-    parser.add_argument(
-        "--out", type=Path, default=HERE / "DIV2K_train.h5", help="the file to write (default: dataset/DIV2K_train.h5)"
-    )
+    parser.add_argument("--out", type=Path, default=folder / "DIV2K_train.h5", help="the file to write")
     parser.add_argument(
         "--scales", type=int, nargs="+", default=list(SCALES), choices=SCALES, help="of the LR images; default: 2 3 4"
     )
@@ -56,11 +54,11 @@ def main() -> None:
     )
     args = parser.parse_args()
 
-    source = args.source or find_div2k(HERE)
+    source = args.source or find_div2k(folder)
     if source is None:
         raise InputError(
-            f"DIV2K_train_HR is not in dataset/ or dataset/DIV2K/: download it with `{download_command('DIV2K')}`, or name "
-            "a folder of images with --source"
+            f"DIV2K_train_HR is not in {folder}/ or {folder}/DIV2K/{searched_in(folder)}: download it with "
+            f"`{download_command('DIV2K', folder)}`, or name a folder of images with --source"
         )
     write_training_set(
         [source, *args.extra],

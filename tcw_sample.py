@@ -9,9 +9,10 @@ from common import SCALES
 from common.cli import CliParser
 from common.device import pick_device
 from common.errors import InputError, run_cli
-from dataset.benchmark_set import open_test_set
+from common.malloc import tune_malloc
+from dataset.benchmark_set import BenchmarkSet, open_test_set
 from evaluation.benchmark_run import run_benchmark
-from evaluation.cache import hash_files
+from evaluation.cache import hash_files, hash_test_set
 from inference.backends import BACKENDS, RUNTIMES, resolve_precision
 from inference.flags import add_file_flags, check_file_flags, output_options, tile_size
 from inference.upscale_images import raise_failures, upscale_images, written_summary
@@ -72,7 +73,7 @@ def main() -> None:
         return
     test_set = open_test_set(args.test_data_dir, args.scale)
     run = "bicubic" if args.model == "bicubic" else args.ckpt_path.stem + "_ensemble" * args.self_ensemble
-    metadata = describe(args, test_set.name, upscale)
+    metadata = describe(args, test_set, upscale)
     run_benchmark(upscale, test_set, args.sample_dir, run, metadata, args.baseline)
 
 
@@ -82,23 +83,28 @@ def make_upscaler(args: argparse.Namespace) -> Upscale:
         return BicubicUpscaler(args.scale)
     if args.ckpt_path is None:
         example = f"checkpoint/x{args.scale}/cfsrcnn_x{args.scale}.pth"
-        raise InputError(f"--model {args.model} needs weights: --ckpt_path {example}")
+        raise InputError(
+            f"--model {args.model} needs weights: --ckpt_path {example if args.model == 'cfsrcnn' else 'FILE'}"
+        )
     net = load_model(args.ckpt_path, args.model, args.scale, args.group)
     protocol = "rounded" if args.input else args.protocol
     place = "cpu" if args.device == "auto" and args.backend in RUNTIMES else args.device
     device = pick_device("cuda" if args.cuda else place)
     precision = resolve_precision(args.precision, device, args.backend, measured=not args.input)
     how = (precision, args.tile, protocol, args.self_ensemble, args.backend, args.compile)
+    if device.type == "cpu":
+        tune_malloc()
     return NetworkUpscaler(net, args.scale, device, *how)
 
 
-def describe(args: argparse.Namespace, test_set: str, upscale: Upscale) -> dict:
+def describe(args: argparse.Namespace, test_set: BenchmarkSet, upscale: Upscale) -> dict:
     """The description of the run in `results.json`, with all that is needed to reproduce it."""
     return {
         "model": args.model,
         "checkpoint": str(args.ckpt_path) if args.ckpt_path else None,
         "checkpoint_sha256": hash_files([args.ckpt_path], names=False) if args.ckpt_path else None,
-        "test_set": test_set,
+        "test_set": test_set.name,
+        "test_set_sha256": hash_test_set(test_set),
         "scale": args.scale,
         "protocol": args.protocol,
         "precision": getattr(upscale, "precision", None),

@@ -3,7 +3,7 @@
 Runs with the Python at hand and needs neither pip nor a network. Every section runs in a process of its own; one that fails
 is reported and the rest goes on. Weights, logs and tables up to 16 MiB are copied to `--out` while they are written.
 Command line: `make gpu IMAGES=FOLDER MINUTES=M`, or `python -m benchmarks.gpu_session --images FOLDER --minutes M`.
-The training on CUDA has not yet been run on a GPU.
+Its recipe, run by hand on one H200, made the pretrained weights (docs/training.md); the command itself has only been run dry.
 """
 
 from __future__ import annotations
@@ -24,30 +24,46 @@ from pathlib import Path
 import torch
 
 from common import SCALES
-from common.cli import CliParser, bounded, positive_int
+from common.cli import CliParser, bounded, non_negative_int, positive_int
 from common.device import pick_device
 from common.errors import InputError, run_cli
 from common.files import atomic_write, make_dir
 from common.tables import Table, to_markdown
-from train import parse_flags as parse_training_flags
 
 ROOT = Path(__file__).parent.parent
 IMPORT_NAMES = {"opencv-python": "cv2", "pillow": "PIL", "scikit-image": "skimage"}  # where they are not the package's
 NOT_NEEDED = ("torchvision", "pooch", "requests", "matplotlib")  # by none of the sections
+GRACE_SECONDS = 15  # after SIGTERM
+MAX_STEPS, START_MINUTES = 1_000_000, 0.3  # a run ends by its minutes; what it takes until its first step, and to end
 COPIED, MAX_BYTES, COPY_SECONDS = (".pth", ".jsonl", ".json", ".md", ".txt"), 16 << 20, 20
 SETTINGS = {  # what is tried, the slowest first
     "fp32": ["--precision", "fp32"],
     "bf16": ["--precision", "bf16"],
     "bf16, compiled": ["--precision", "bf16", "--compile"],
+    "bf16, CUDA graph": ["--precision", "bf16", "--cuda_graph"],
 }
-LIMITS = {
+LIMITS = {  # fractions of the time
     "tests": 0.15,
     "training benchmark": 0.1,
     "inference benchmark": 0.1,
     "data": 0.2,
     "speed": 0.15,
-}  # of the time
-RECIPE = ("--optimizer", "muon", "--lr_schedule", "cosine", "--clip", "1", "--loss_fn", "L1", "--ema", "0.999")
+}
+RECIPE = (
+    "--optimizer",
+    "muon",
+    "--lr_schedule",
+    "cosine",
+    "--clip",
+    "1",
+    "--loss_fn",
+    "L1",
+    "--ema",
+    "0.999",
+    "--hard_crops",
+    "4",
+)
+SHRINK = ("0.8", "0.6")  # each image again at these fractions of its size
 minutes = bounded(float, lambda value: 0 < value <= 1e5, "a number of minutes above zero")
 
 
@@ -111,7 +127,7 @@ class Session:
             except subprocess.TimeoutExpired:
                 process.terminate()  # on which a training run saves its state
                 try:
-                    process.wait(30)
+                    process.wait(GRACE_SECONDS)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
@@ -153,7 +169,8 @@ class Session:
 
     def data(self) -> str:
         """The training set of the photographs."""
-        self.call("div2h5.py", "--source", self.args.images, "--out", self.training_set, limit=self._limit("data"))
+        argv = ("div2h5.py", "--source", self.args.images, "--shrink", *SHRINK, "--out", self.training_set)
+        self.call(*argv, limit=self._limit("data"))
         return self.training_set.name
 
     def speed(self) -> dict[str, float]:
@@ -181,8 +198,8 @@ class Session:
             raise SectionError(f"{self.args.teachers} has no file such as rlfn_x{scale}.pth")
         flags = [flag for teacher in teachers for flag in ("--teacher", teacher)]
         out = self.work / f"distilled_x{scale}.h5"
-        argv = ("-m", "training.distillation", "--scale", scale, *flags, "--source", self.args.images, "--out", out)
-        self.call(*argv, limit=self.seconds_left() / 4)
+        where = ("--source", self.args.images, "--shrink", *SHRINK, "--out", out, "--device", self.args.device)
+        self.call("-m", "training.distillation", "--scale", scale, *flags, *where, limit=self.seconds_left() / 4)
         return out.name
 
     def train_scale(self, scale: int, remaining: int) -> dict[str, object]:
@@ -193,24 +210,24 @@ class Session:
         rates = self.results.get("speed")
         rates = rates if isinstance(rates, dict) else {}
         setting = max(rates, key=rates.__getitem__, default="fp32")
-        if _knows_minutes():
-            length: list[object] = ["--max_minutes", f"{0.9 * share / 60:.2f}"]
-        else:
-            rate = rates.get(setting, 1.0) * (2 if scale == 2 else 1) / 2  # x3 and x4 take up to twice as long
-            length = ["--max_steps", max(1, int(0.8 * share * rate))]
         folder = self.out / f"x{scale}"
         distilled = self.work / f"distilled_x{scale}.h5"
         data = ["--train_data_path", distilled] if distilled.exists() else []
+        minutes = f"{max(0.01, 0.9 * share / 60 - START_MINUTES):.2f}"
+        length = ["--max_minutes", minutes, "--max_steps", MAX_STEPS, "--warmup", self.args.warmup]
         rest = ["--print_interval", self.args.print_interval, "--resume"]
         self.train(scale, folder, *SETTINGS[setting], *length, *data, *rest, limit=share)
-        return {"setting": setting, "length": list(map(str, length)), **_last_line(folder)}
+        return {"setting": setting, "minutes": float(minutes), **_last_line(folder)}
 
     def train(self, scale: int, folder: Path, *flags: object, limit: float) -> None:
-        """`train.py` from the pretrained weights; flags that come later win."""
+        """`train.py` from the pretrained weights, x3 and x4 from this session's x2 if there is one; later flags win."""
         start = ROOT / f"checkpoint/x{scale}/cfsrcnn_x{scale}.pth"
+        if scale != 2 and (own := sorted((self.out / "x2").glob("cfsrcnn_x2_*.pth"), key=os.path.getmtime)):
+            start = own[-1]
         where = ["--train_data_path", self.training_set, "--ckpt_dir", folder, "--ckpt_name", f"cfsrcnn_x{scale}"]
         where += ["--val_data_dir", self.args.validation, "--device", self.args.device, "--scale", scale]
-        size = ["--batch_size", self.args.batch, "--patch_size", self.args.patch, "--lr", self.args.lr]
+        patch = max(1, self.args.patch * 3 // 4) if scale == 4 else self.args.patch  # its LR images are small
+        size = ["--batch_size", self.args.batch, "--patch_size", patch, "--lr", self.args.lr]
         self.call("train.py", *where, *size, *RECIPE, "--pretrained", start, *flags, limit=limit)
 
     def _limit(self, section: str) -> float:
@@ -259,15 +276,6 @@ def _last_line(folder: Path) -> dict:
     return json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
 
 
-def _knows_minutes() -> bool:
-    """Whether `train.py` has a flag --max_minutes."""
-    try:
-        parse_training_flags(["--max_minutes", "1"])
-    except (InputError, SystemExit):
-        return False
-    return True
-
-
 def check_requirements() -> None:
     """`InputError` that names the missing packages, in the first second."""
     names = [re.split(r"[<>=~ #]", line)[0] for line in (ROOT / "requirements.txt").read_text().splitlines()]
@@ -289,14 +297,18 @@ def parse_flags() -> argparse.Namespace:
         "--teachers", type=Path, help="folder of teachers' weights such as rlfn_x2.pth, to distill from"
     )
     parser.add_argument(
-        "--validation", default="dataset/Set5", help="validation set; without it training goes unmeasured"
+        "--validation",
+        type=Path,
+        default=Path("dataset/Set5"),
+        help="validation set; without it training goes unmeasured",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cuda", help="cpu: a dry run")
     parser.add_argument("--scales", type=int, nargs="+", choices=SCALES, default=list(SCALES), help="to be trained")
     parser.add_argument("--skip", nargs="+", default=[], choices=("tests", "benchmarks"), help="to save time")
-    parser.add_argument("--batch", type=positive_int, default=64, help="patches per step")
-    parser.add_argument("--patch", type=positive_int, default=64, help="patch size in LR pixels")
-    parser.add_argument("--lr", default="1e-3", help="learning rate of the training runs")
+    parser.add_argument("--batch", type=positive_int, default=24, help="patches per step")
+    parser.add_argument("--patch", type=positive_int, default=64, help="patch size in LR pixels (x4: 3/4 of it)")
+    parser.add_argument("--lr", default="2e-3", help="learning rate of the training runs")
+    parser.add_argument("--warmup", type=non_negative_int, default=300, help="steps of its warmup")
     parser.add_argument("--probe_steps", type=positive_int, default=30, help="steps per measurement of the speed")
     parser.add_argument("--print_interval", type=positive_int, default=1000, help="steps between validations")
     args = parser.parse_args()
@@ -306,7 +318,8 @@ def parse_flags() -> argparse.Namespace:
             raise InputError(f"--{name} {folder} is no folder")
         if folder is not None:
             setattr(args, name, folder.absolute())
-    args.out, args.work = args.out.absolute(), args.work.absolute()
+    for name in ("out", "work", "validation"):
+        setattr(args, name, getattr(args, name).absolute())
     pick_device(args.device)
     return args
 

@@ -22,6 +22,7 @@ from benchmarks.timing import SubprocessJob, device_name, min_seconds, time_inte
 from common.cli import CliParser, positive_int
 from common.device import full_fp32, pick_device
 from common.errors import InputError, run_cli
+from common.malloc import tune_malloc
 from common.progress import progress
 from common.tables import Table, to_markdown
 from evaluation.complexity import count_cfsrcnn
@@ -130,6 +131,7 @@ def by_size(scale: int, sides: Iterable[int], device: torch.device, precision: s
 
 
 def main() -> None:
+    tune_malloc()
     parser = CliParser(prog="python -m benchmarks.inference", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/inference.json"), help="JSON for evaluation.paper")
     parser.add_argument("--rounds", type=positive_int, default=5, help="measured runs of each; medians are shown")

@@ -48,7 +48,6 @@ def by_kind(milliseconds: dict[str, float]) -> dict[str, float]:
 
 def in_pytorch(net: nn.Module, scale: int, lr: Tensor, precision: str, rounds: int) -> dict[str, float]:
     """Milliseconds an image by operation. `lr`: 1x3xHxW, float32 in [0, 1], channels_last."""
-    tune_malloc()
     net = net.to(memory_format=torch.channels_last)
     with torch.inference_mode(), torch.autocast("cpu", PRECISIONS[precision], enabled=precision != "fp32"):
         net(lr, scale)
@@ -74,6 +73,7 @@ def in_openvino(net: nn.Module, scale: int, lr: Tensor, precision: str, rounds: 
 
 
 def main() -> None:
+    tune_malloc()
     parser = CliParser(prog="python -m benchmarks.op_profile", description=__doc__.splitlines()[0])
     parser.add_argument("--scale", type=int, choices=SCALES, default=2, help="upscaling factor")
     parser.add_argument(

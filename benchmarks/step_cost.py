@@ -11,9 +11,9 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
-from itertools import product
+from itertools import product, repeat
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -31,7 +31,7 @@ from common.tables import Table, to_markdown
 from dataset.patches import Batch
 from model import create_model
 from model.ops import PixelShuffle, nhwc_pixel_shuffle
-from solver import OPTIMIZERS, Solver
+from solver import OPTIMIZERS
 
 PRECISIONS, CPU = ("fp32", "bf16"), torch.device("cpu")
 NO_KERNEL = ("aten::empty", "aten::lift_fresh", "aten::_unsafe_view", "aten::is_same_size", "prim::")
@@ -59,6 +59,13 @@ def fake_cuda() -> Iterator[None]:
     def shuffle(layer: PixelShuffle, x: Tensor) -> Tensor:
         return nhwc_pixel_shuffle(x, layer.upscale_factor)
 
+    def to_format(
+        net: nn.Module, *_: torch.device, memory_format: torch.memory_format = torch.preserve_format
+    ) -> nn.Module:
+        for weight in net.parameters():  # the original swaps tensors, which fake ones refuse
+            weight.data = weight.data.to(memory_format=memory_format) if weight.ndim == 4 else weight.data
+        return net
+
     relu_ = partial(nn.functional.relu, inplace=True)
     clip = partial(nn.utils.clip_grad_norm_, foreach=True)
     with (
@@ -66,6 +73,8 @@ def fake_cuda() -> Iterator[None]:
         patch("model.cfsrcnn.relu_", relu_),
         patch("torch.nn.utils.clip_grad_norm_", clip),
         patch.object(PixelShuffle, "forward", shuffle),
+        patch.object(nn.Module, "to", to_format),
+        patch.object(FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, create=True),
     ):
         yield
 
@@ -77,26 +86,12 @@ def fake_batch(batch: int, side: int, scale: int) -> Batch:
     return Batch(lr=lr, hr=hr, scale=scale)
 
 
-def make_fake(solver: Solver, batch: Batch) -> None:
-    """Gives `solver` a network, an optimizer and a sampler without values, for use in `fake_cuda`."""
-    args = solver.args
-    solver.net = solver._replica = solver._forward = create_model(args.model, batch.scale)
-    for weight in solver.net.parameters():
-        if weight.ndim == 4:
-            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-    if solver.ema_net is not None:
-        solver.ema_net = create_model(args.model, batch.scale).requires_grad_(False)
-    solver.parameters = [weight for weight in solver.net.parameters() if weight.requires_grad]
-    solver.optimizer = OPTIMIZERS[args.optimizer](solver.parameters, args.lr, fused=solver.fused)
-    solver.sampler = iter(lambda: batch, None)  # type: ignore[assignment]  # an endless one
-
-
-def count_launches(precision: str, flags: tuple[str, ...] = ()) -> Counter[str]:
-    """Launches of a training step at x2, by operation: the second, when the optimizer has its state."""
-    with tempfile.TemporaryDirectory() as folder:
-        solver = make_solver(Path(folder), 4, 24, precision, CPU, flags)
-    with fake_cuda():
-        make_fake(solver, fake_batch(4, 24, 2))
+def count_launches(**settings: Any) -> Counter[str]:
+    """Launches of a training step at x2 with these fields of `TrainConfig`, by operation: the second, when the optimizer has
+    its state."""
+    with tempfile.TemporaryDirectory() as folder, fake_cuda(), redirect_stdout(None):
+        solver = make_solver(Path(folder), 4, 24, CPU, init="default", **settings)
+        solver.sampler = repeat(fake_batch(4, 24, 2))  # type: ignore[assignment]
         solver.train_step()
         with CountLaunches() as counter:
             solver.train_step()
@@ -126,7 +121,7 @@ def main() -> None:
     CliParser(prog="python -m benchmarks.step_cost", description=__doc__.splitlines()[0]).parse_args()
     rows = []
     for precision, optimizer in product(PRECISIONS, OPTIMIZERS):
-        launches = count_launches(precision, ("--optimizer", optimizer))
+        launches = count_launches(precision=precision, optimizer=optimizer)
         most = ", ".join(f"{name.partition('::')[2]} {count}" for name, count in launches.most_common(5))
         rows.append([precision, optimizer, str(sum(launches.values())), most])
     head = [("precision", ""), ("optimizer", ""), ("launches", "a step"), ("most frequent", "")]

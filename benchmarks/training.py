@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from benchmarks.timing import SubprocessJob, device_name, min_seconds, time_inte
 from common.cli import CliParser, positive_int
 from common.device import pick_device
 from common.errors import run_cli
+from common.malloc import tune_malloc
 from common.tables import Table, to_markdown
 from dataset.hdf5 import TrainingImages
 from dataset.patches import PatchSampler
@@ -31,7 +33,7 @@ from evaluation.complexity import count_cfsrcnn
 from model import create_model
 from model.init import init_weights
 from solver import OPTIMIZERS, Solver
-from train import parse_flags
+from training.config import TrainConfig
 from training.distributed import DistributedContext
 
 STEPS = ((8, 24), (16, 32))  # patches, side of an LR patch; at x2
@@ -91,41 +93,36 @@ def make_baseline_step(batch: int, patch: int, workers: int, device: torch.devic
     return step
 
 
-def make_solver(
-    folder: Path, batch: int, patch: int, precision: str, device: torch.device, flags: tuple[str, ...] = ()
-) -> Solver:
-    """The solver as `train.py` builds it from these flags, and from `flags`."""
+def make_solver(folder: Path, batch: int, patch: int, device: torch.device, **settings: Any) -> Solver:
+    """A run in `folder` on synthetic images, without validation; `settings`: further fields of `TrainConfig`."""
     path = folder / "train.h5"
     if not path.exists():
         write_synthetic(path, synthetic_training_set(*TRAINING_SET))
-    where = ["--train_data_path", str(path), "--val_data_dir", str(folder / "none"), "--ckpt_dir", str(folder / "run")]
-    how = ["--device", device.type, "--precision", precision, "--init", "identity"]
-    argv = [*where, *how, "--batch_size", str(batch), "--patch_size", str(patch), *flags]
-    return Solver(parse_flags(argv), DistributedContext(pick_device(device.type)))
+    where = {"train_data_path": str(path), "val_data_dir": str(folder / "none"), "ckpt_dir": str(folder / "run")}
+    size = {"batch_size": batch, "patch_size": patch}
+    config = TrainConfig(**{"init": "identity", **where, **size, **settings})  # type: ignore[arg-type]
+    return Solver(config, DistributedContext(pick_device(device.type)))
 
 
-def optimized(precisions: list[str], optimizers: list[str], compile: bool) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """The precision and the further flags of each optimized row, by its name."""
-    found: dict[str, tuple[str, tuple[str, ...]]] = {}
+def optimized(precisions: list[str], optimizers: list[str], compile: bool) -> dict[str, dict[str, Any]]:
+    """The settings of each optimized row, by its name."""
+    found: dict[str, dict[str, Any]] = {}
     for precision in precisions:
         for optimizer in optimizers:
             name = precision if optimizer == "adam" else f"{precision}, {optimizer}"
-            found[name] = precision, ("--optimizer", optimizer)
+            found[name] = {"precision": precision, "optimizer": optimizer}
             if compile:
-                found[f"{name}, compiled"] = precision, ("--optimizer", optimizer, "--compile")
+                found[f"{name}, compiled"] = {**found[name], "compile": True}
     return found
 
 
 def compare_steps(
-    folder: Path, device: torch.device, configs: dict[str, tuple[str, tuple[str, ...]]], rounds: int
+    folder: Path, device: torch.device, configs: dict[str, dict[str, Any]], rounds: int
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """By batch size: seconds of a step, baseline with 0 and 4 workers and each of `configs`; on CUDA also peak memory in GB."""
     found, memory = {}, {}
     for batch, patch in GPU_STEPS if device.type == "cuda" else STEPS:
-        solvers = {
-            name: make_solver(folder, batch, patch, precision, device, flags)
-            for name, (precision, flags) in configs.items()
-        }
+        solvers = {name: make_solver(folder, batch, patch, device, **settings) for name, settings in configs.items()}
         size = f"{batch} x {patch}x{patch}"
         steps: dict[str, Job] = {name: solver.train_step for name, solver in solvers.items()}
         convolution = {CONVOLUTION: bare_convolution(batch, patch, device)}
@@ -176,7 +173,7 @@ def compare_samplers(device: torch.device, rounds: int) -> dict[str, float]:
 
 def parts_of_a_step(folder: Path, device: torch.device, precision: str, rounds: int) -> dict[str, float]:
     """Seconds of the parts of an optimized step, each alone: sampler, forward, forward and backward, optimizer."""
-    solver = make_solver(folder, *STEPS[-1], precision, device)
+    solver = make_solver(folder, *STEPS[-1], device, precision=precision)
     batch = next(solver.sampler)
     solver.train_step()  # computes gradients for the optimizer
 
@@ -197,6 +194,7 @@ def parts_of_a_step(folder: Path, device: torch.device, precision: str, rounds: 
 
 
 def main() -> None:
+    tune_malloc()
     parser = CliParser(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/training.json"), help="JSON file to write")
     parser.add_argument("--rounds", type=positive_int, default=10, help="measured runs of each; medians are shown")

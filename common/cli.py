@@ -9,6 +9,7 @@ from typing import Any, NoReturn, TypeVar
 
 from common.errors import InputError
 
+PATHS = "Relative paths, defaults too, are relative to the working directory."
 Number = TypeVar("Number", int, float)
 
 
@@ -16,7 +17,7 @@ class CliParser(argparse.ArgumentParser):
     """An `ArgumentParser` that raises `InputError` and suggests the closest flag for an unrecognized argument."""
 
     def __init__(self, **options: Any):
-        super().__init__(**{"formatter_class": _Help, **options})
+        super().__init__(**{"formatter_class": _Help, "epilog": PATHS, **options})
 
     def error(self, message: str) -> NoReturn:
         """Raises argparse's message as an `InputError`."""

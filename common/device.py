@@ -17,7 +17,8 @@ import torch
 
 from common.errors import InputError
 
-BF16_CAPABILITY = (8, 0)  # Ampere: the first compute capability with bf16 tensor cores
+AMPERE = (8, 0)  # the first compute capability with tensor cores for bf16 and TF32
+COMPILE_MODES = ("default", "max-autotune-no-cudagraphs")  # of `torch.compile`
 Function = TypeVar("Function", bound=Callable)
 
 ASSUMED_MEMORY = 8 << 30
@@ -34,9 +35,9 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError("--device cuda: PyTorch finds no CUDA GPU here; use --device cpu or auto")
+        raise InputError(f"there is no device {name!r}: PyTorch finds no CUDA GPU here; use cpu or auto")
     if name == "mps" and not torch.backends.mps.is_available():
-        raise InputError("--device mps: PyTorch finds no Apple GPU here; use --device cpu or auto")
+        raise InputError("there is no device 'mps': PyTorch finds no Apple GPU here; use cpu or auto")
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -65,10 +66,10 @@ def check_precision(device: torch.device, precision: str) -> None:
     if device.type != "cuda" or precision != "bf16":
         return
     capability = torch.cuda.get_device_capability(device)
-    if capability < BF16_CAPABILITY:
+    if capability < AMPERE:
         raise InputError(
-            f"--precision bf16: {torch.cuda.get_device_name(device)} has compute capability {capability[0]}.{capability[1]} "
-            "and only emulates bf16, slowly; use --precision fp32, or fp16 to upscale images"
+            f"precision bf16: {torch.cuda.get_device_name(device)} has compute capability {capability[0]}.{capability[1]} "
+            "and only emulates bf16, slowly; use fp32, or fp16 to upscale images"
         )
 
 
@@ -85,12 +86,12 @@ class _TF32Settings:
         except RuntimeError:  # the caller has used the new setting alone
             self.allow_tf32 = None
 
-    def disable(self) -> None:
-        """Sets IEEE float32."""
+    def set(self, allow: bool) -> None:
+        """Sets TF32, or IEEE float32."""
         if self.allow_tf32 is not None:
-            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cudnn.allow_tf32 = allow
         for operator in self.operators:
-            operator.fp32_precision = "ieee"
+            operator.fp32_precision = "tf32" if allow else "ieee"
 
     def restore(self) -> None:
         """Sets what was found at construction."""
@@ -113,7 +114,7 @@ def full_fp32() -> Iterator[None]:
     """
     with _full_fp32_lock:
         _full_fp32_users.append(_full_fp32_users[0] if _full_fp32_users else _TF32Settings())
-        _full_fp32_users[0].disable()
+        _full_fp32_users[0].set(False)
     try:
         yield
     finally:
@@ -121,6 +122,32 @@ def full_fp32() -> Iterator[None]:
             settings = _full_fp32_users.pop()
             if not _full_fp32_users:
                 settings.restore()
+
+
+@contextmanager
+def tf32_convolutions(allow: bool | None) -> Iterator[None]:
+    """Lets float32 convolutions on CUDA run in TF32, or not; None: as PyTorch is set. Process-wide, restored at the end."""
+    settings = _TF32Settings()
+    if allow is not None:
+        settings.set(allow)
+    try:
+        yield
+    finally:
+        if allow is not None:
+            settings.restore()
+
+
+def has_tf32(device: torch.device) -> bool:
+    """Whether `device` has TF32: CUDA devices of compute capability 8.0 (Ampere) and above do."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= AMPERE
+
+
+def runs_in_tf32(device: torch.device, allow: bool | None) -> bool:
+    """Whether float32 convolutions run in TF32 on `device` inside `tf32_convolutions(allow)`."""
+    if allow is None:
+        settings = _TF32Settings()
+        allow = settings.precisions[0] == "tf32" if settings.precisions else settings.allow_tf32
+    return bool(allow) and has_tf32(device)
 
 
 def available_memory(device: torch.device | None = None) -> int:
@@ -137,7 +164,7 @@ def available_memory(device: torch.device | None = None) -> int:
 
 
 def _physical_memory() -> int:
-    """Bytes of main memory; where the system does not tell, as on Windows, what any computer of today has."""
+    """Bytes of main memory; `ASSUMED_MEMORY` where the system does not report it, as on Windows."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -178,11 +205,23 @@ def import_optional(name: str, needed_for: str) -> ModuleType:
         raise InputError(f"{needed_for} needs the package {name}: pip install -r requirements-backends.txt") from None
 
 
-def compile_module(module: Function, dynamic: bool = False) -> Function:
+def compile_module(module: Function, dynamic: bool = False, mode: str = "default") -> Function:
     """`torch.compile(module)`, for `--compile`. Compilation takes about a minute at the first call.
 
-    `dynamic`: compile once for images of any size. Raises `InputError` if TorchInductor finds no C++ compiler.
+    `dynamic`: compile once for images of any size. `mode`: one of `COMPILE_MODES`.
+    Raises `InputError` if TorchInductor finds no C++ compiler.
     """
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl")):
         raise InputError("--compile needs a C++ compiler (g++ or clang++): install one, or leave --compile out")
-    return cast(Function, torch.compile(module, dynamic=dynamic))
+    return cast(Function, torch.compile(module, dynamic=dynamic, mode=mode))
+
+
+@contextmanager
+def fixed_shapes(device: torch.device) -> Iterator[None]:
+    """For convolutions of the same few shapes over and over: on CUDA, cuDNN measures once which algorithm is fastest."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

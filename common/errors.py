@@ -26,6 +26,11 @@ class LaunchError(InputError):
     """A bad environment of one of several processes; each prints it, since it may be the rank that is wrong."""
 
 
+def searched_in(path: Path) -> str:
+    """Where a missing `path` was looked for, to follow its name: " in WORKING_DIRECTORY", or "" if it is absolute."""
+    return "" if path.is_absolute() else f" in {Path.cwd()}"
+
+
 @contextmanager
 def error_context(path: Path | str) -> Iterator[None]:
     """Prefixes the message of an `InputError` raised in the block with the file being processed."""
@@ -101,6 +106,9 @@ def run_cli(main: Callable[[], None]) -> None:
                 signal.signal(number, _leave_on_signal)  # removes temporary files
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged metadata, which no user can mend
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # likewise
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed when Python started
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for names the terminal cannot show
     try:

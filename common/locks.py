@@ -1,7 +1,8 @@
 """File and folder locks that a crash cannot leave behind: the kernel releases a `flock` when its process ends.
 
 Locks are best effort: some network file systems have none, and `fcntl` exists on Unix only. Then work goes on without them,
-and one line says so.
+and one line says so. The library `filelock` does not replace this: it locks separate lock files only, where open files and
+folders are locked here, and raises ENOLCK and EIO.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ except ImportError:  # Windows
 WAIT = 30.0  # seconds for a lock that another process holds
 POLL = 0.05  # seconds between two tries
 
-_reported: set[str] = set()
+_reported: set[Path] = set()  # where locks do not work
 
 
 def try_lock(handle: int) -> bool | None:
@@ -39,24 +40,24 @@ def try_lock(handle: int) -> bool | None:
 
 def report_no_locks(folder: Path) -> None:
     """Says once per folder on stderr that file locks do not work there."""
-    line = f"{folder}: file locks do not work here, so two runs of one name must not be started at the same time"
-    if line not in _reported:
-        _reported.add(line)
-        print(line, file=sys.stderr)
+    if folder not in _reported:
+        _reported.add(folder)
+        why = "file locks do not work here, so two runs of one name must not be started at the same time"
+        print(f"{folder}: {why}", file=sys.stderr)
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Holds the lock of an existing file or folder during the block, where locks work.
 
-    Waits while another process holds it; after `WAIT` seconds goes on without it and says so once.
+    Waits while another process holds it; after `WAIT` seconds goes on without it, says so, and waits for that path no more.
     """
     if fcntl is None:  # where folders cannot be opened either
         yield
         return
     handle = os.open(path, os.O_RDONLY)
     try:
-        deadline = time.monotonic() + WAIT
+        deadline = time.monotonic() + (0 if path in _reported else WAIT)
         while try_lock(handle) is False:
             if time.monotonic() > deadline:
                 report_no_locks(path)

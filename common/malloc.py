@@ -14,7 +14,7 @@ def tune_malloc() -> None:
     """Makes glibc's malloc reuse large blocks instead of returning them to the kernel.
 
     The kernel zeroes each page of a new block at its first use, which takes a quarter of a network's time on a CPU.
-    Affects the whole process. Does nothing without glibc.
+    Affects the whole process, and so is for the commands, never for what a program imports. Does nothing without glibc.
     """
     if sys.platform != "linux":
         return

@@ -1,4 +1,4 @@
-"""Output that may lose its reader: a command that works for hours goes on without a terminal, a pipe or a log's reader."""
+"""Keeps a long-running command alive when its terminal is closed, its pipe has no reader or its log's disk is full."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-LOST = {errno.EPIPE, errno.EIO, errno.EBADF}  # no reader of the pipe, no terminal, a closed file
+from common.files import DISK_FULL_ERRNOS
+
+LOST = {errno.EPIPE, errno.EIO, errno.EBADF} | DISK_FULL_ERRNOS  # no reader of the pipe, no terminal, a closed file
 
 
 class _LossyFile(io.FileIO):
-    """A file whose writes succeed, and go nowhere, once it has no reader."""
+    """A file whose writes succeed, and go nowhere, while it has no reader or no room."""
 
     def write(self, data) -> int:  # type: ignore[no-untyped-def, override]
         try:
@@ -26,9 +28,10 @@ class _LossyFile(io.FileIO):
 
 @contextmanager
 def outlive_readers() -> Iterator[None]:
-    """In the block, printing to stdout and stderr does not fail if they are closed or their reader or terminal is gone.
+    """In the block, printing to stdout and stderr does not fail if they are closed, their reader or terminal is gone, or they
+    are files on a full disk.
 
-    Other errors, such as a full disk, are raised as ever. Streams that are no files, as in a notebook, stay as they are.
+    Other errors are raised as usual. Streams that are not files, as in a notebook, are left unchanged.
     """
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (_lossy(stream) for stream in before)
@@ -48,7 +51,7 @@ def _lossy(stream):  # type: ignore[no-untyped-def]
         number = stream.fileno()
         with suppress(BrokenPipeError):
             stream.flush()
-    except (AttributeError, OSError, ValueError):  # a stand-in without a file
+    except (AttributeError, OSError, ValueError):  # not a real file
         return stream
     file = io.BufferedWriter(_LossyFile(number, "w", closefd=False))
     live = getattr(stream, "line_buffering", True)

@@ -35,3 +35,8 @@ def progress(
         ascii=not live,
         disable=hide,
     )
+
+
+def print_above(line: str) -> None:
+    """Prints a line on stderr, above the bars that are shown."""
+    tqdm.write(line, file=sys.stderr)

@@ -45,8 +45,8 @@ class Table:
 def write_table(table: Table, folder: Path) -> list[Path]:
     """Writes `folder`/NAME.md, NAME.csv and NAME.tex and returns the three paths."""
     written = []
-    for ending, content in ((".md", to_markdown(table)), (".csv", to_csv(table)), (".tex", to_latex(table))):
-        written.append(folder / f"{table.name}{ending}")
+    for suffix, content in ((".md", to_markdown(table)), (".csv", to_csv(table)), (".tex", to_latex(table))):
+        written.append(folder / f"{table.name}{suffix}")
         with atomic_write(written[-1]) as temporary:
             temporary.write_text(content, encoding="utf-8", errors="backslashreplace", newline="")
     return written

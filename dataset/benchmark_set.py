@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from common import SCALES
-from common.errors import InputError
+from common.errors import InputError, searched_in
 from common.files import realpath
 from dataset.images import EXTENSIONS, DecodedImage, list_images, read_image
 from dataset.imresize import PADDING_MODES, imresize
@@ -84,8 +84,8 @@ def open_test_set(folder: Path | str, scale: int) -> BenchmarkSet:
     if not folder.is_dir():
         get = f"download it with `{download_command(folder.name, folder.parent)}`, or "
         raise MissingTestSetError(
-            f"{folder} does not exist: {get if folder.name in TEST_SETS else ''}make it from HR images with "
-            f"`python -m dataset.prepare --hr FOLDER --name {folder.name} --out {folder.parent} --scales {scale}`"
+            f"{folder} does not exist{searched_in(folder)}: {get if folder.name in TEST_SETS else ''}make it from HR images "
+            f"with `python -m dataset.prepare --hr FOLDER --name {folder.name} --out {folder.parent} --scales {scale}`"
         )
     if _is_authors_layout(folder):
         pairs = _authors_layout(folder, scale)
@@ -189,7 +189,7 @@ def _edsr_layout(folder: Path, scale: int) -> list[ImagePair]:
 
 
 def pair_by_stem(high: list[Path], low: Path, scale: int) -> list[Path]:
-    """The LR image of each HR image: `low`/NAMEx2.png for NAME.png, with any ending. Raises `InputError` if one of either
+    """The LR image of each HR image: `low`/NAMEx2.png for NAME.png, with any suffix. Raises `InputError` if one of either
     kind lacks the other.
     """
     files = list_images(low)
@@ -205,6 +205,6 @@ def pair_by_stem(high: list[Path], low: Path, scale: int) -> list[Path]:
 
 
 def find_lr(hr_path: Path, stem: str, files: list[Path]) -> Path | None:
-    """The file with this stem, if possible with the ending of `hr_path`."""
+    """The file with this stem, if possible with the suffix of `hr_path`."""
     fits = [file for file in files if file.stem == stem]
     return next((file for file in fits if file.suffix.lower() == hr_path.suffix.lower()), fits[0] if fits else None)

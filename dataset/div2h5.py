@@ -1,9 +1,10 @@
-"""So that the paper's `cd dataset && python div2h5.py` works: the same command as the one in the folder above."""
+"""So that the paper's `cd dataset && python div2h5.py` works: the command in the folder above, for DIV2K in this folder."""
 
 import runpy
 import sys
 from pathlib import Path
 
-root = Path(__file__).resolve().parent.parent
-sys.path[0] = str(root)
-runpy.run_path(str(root / "div2h5.py"), run_name="__main__")
+here = Path(__file__).resolve().parent
+sys.path[0] = str(here.parent)
+command = runpy.run_path(str(here.parent / "div2h5.py"))
+command["run_cli"](lambda: command["main"](here))

@@ -177,7 +177,7 @@ def _next_command(name: str, out: Path, scales: list[int]) -> str:
             f"python tcw_sample.py --model cfsrcnn --test_data_dir {folder} --scale {scales[0]} --ckpt_path {weights}"
         )
     some = "" if set(scales) == set(SCALES) else f" --scales {' '.join(map(str, scales))}"
-    if realpath(out) == realpath(Path(__file__).parent):  # where div2h5.py looks by default
+    if realpath(out) == realpath(Path("dataset")):  # where div2h5.py looks by default
         return f"python div2h5.py{some}"
     source, file = (shlex.quote(str(path)) for path in (find_div2k(out), out / "DIV2K_train.h5"))
     return f"python div2h5.py --source {source} --out {file}{some}"
@@ -191,8 +191,12 @@ def _name(text: str) -> str:
 
 
 def _server(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    try:
+        parts = urlsplit(text)
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # from `port`, which must be a number, or for brackets that do not match
+        valid = False
+    if not valid:
         raise argparse.ArgumentTypeError(f"{text} is not an http or https URL, such as https://example.org/data")
     return text
 

@@ -35,27 +35,32 @@ NOT_PUBLISHED = "not the published file: it was moved or replaced, or the networ
 def fetch(url: str, target: Path, size: int, digest: str, exact_size: bool = True) -> bool:
     """Downloads `url`, of `size` bytes, to `target`. Returns False, and downloads nothing, if `target` has that hash already.
 
-    Without `exact_size`, the size that the server names is accepted within 25 % of `size`; the hash decides.
-
-    `digest`: "sha256:HEX" or "md5:HEX". A broken connection is retried a few times. After that, after Ctrl-C or on a full
+    `digest`: "sha256:HEX" or "md5:HEX". `exact_size` False: `size` is an estimate, and a file within 25 % of it is accepted if
+    its hash is right. A broken connection is retried a few times. After that, after Ctrl-C or on a full
     disk the partial download stays in `target`.part, where the next call resumes. Raises `InputError` if the server cannot
     be reached, does not have the file or keeps breaking the connection; if the disk is full; if another process is
-    downloading the file; and if the hash is wrong, in which case the download is removed.
+    downloading the file; if `target` or `target`.part is no ordinary file; and if the hash is wrong, in which case the
+    download is removed.
     """
     algorithm, _, expected = digest.partition(":")
+    part, finished = target.with_name(f"{target.name}{PART_SUFFIX}"), False
+    for each in (part, target):
+        if (each == part and each.is_symlink()) or (each.exists() and not each.is_file()):
+            raise InputError(f"{each} is no ordinary file, but the download goes there: move it away")
     if target.exists() and pooch.file_hash(str(target), algorithm) == expected:
         return False
-    part, over = target.with_name(f"{target.name}{PART_SUFFIX}"), False
-    pooch.get_logger().setLevel("ERROR")
+    logger = pooch.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")
     try:
         with temporary_dir(target.parent) as place:  # pooch's own temporary file would survive a kill
             os.replace(
                 pooch.retrieve(url, digest, target.name, place, downloader=_ResumingDownloader(part, size, exact_size)),
                 target,
             )
-        over = True
+        finished = True
     except ValueError:  # from pooch: the hash is wrong
-        over = True
+        finished = True
         kind = {"sha256": "SHA-256", "md5": "MD5"}[algorithm]
         raise InputError(
             f"{url} is not the published file: its {kind} is wrong. The download was removed; run the command "
@@ -66,7 +71,8 @@ def fetch(url: str, target: Path, size: int, digest: str, exact_size: bool = Tru
             print(f"{part} is kept: run the same command to resume", file=sys.stderr)
         raise
     finally:
-        if over:
+        logger.setLevel(level)
+        if finished:
             part.unlink(missing_ok=True)
     return True
 
@@ -201,8 +207,8 @@ def _reason(error: BaseException) -> str:
         return system
     if any(isinstance(each, (TimeoutError, requests.Timeout)) for each in chain):
         return "timed out"
-    told = next((each for each in chain if isinstance(each, ProtocolError)), error)
-    return summarize_exception(Exception(told.args[0])) if told.args else type(error).__name__
+    cause = next((each for each in chain if isinstance(each, ProtocolError)), error)
+    return summarize_exception(Exception(cause.args[0])) if cause.args else type(error).__name__
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from common.errors import InputError, summarize_exception, translate_access_errors
+from common.errors import InputError, searched_in, summarize_exception, translate_access_errors
 from common.files import DeferredErrorFile, atomic_write
 from dataset.sources import download_command
 
@@ -36,10 +36,12 @@ class TrainingImages:
         return sum(image.nbytes for images in (self.hr, *self.lr.values()) for image in images)
 
     def load_into_memory(self) -> TrainingImages:
-        """A copy with every image in memory."""
-        return TrainingImages(
-            [np.array(x) for x in self.hr], {s: [np.array(x) for x in lr] for s, lr in self.lr.items()}
-        )
+        """The same with every image in memory. Only mapped ones are copied, once, as reading them would copy them."""
+
+        def load(images: list[np.ndarray]) -> list[np.ndarray]:
+            return [np.array(image) if isinstance(image, np.memmap) else image for image in images]
+
+        return TrainingImages(load(self.hr), {scale: load(lr) for scale, lr in self.lr.items()})
 
 
 def write_hdf5(path: Path, pairs: Iterable[tuple[np.ndarray, dict[int, np.ndarray]]]) -> None:
@@ -61,8 +63,8 @@ def read_hdf5(path: Path | str, scales: Iterable[int]) -> TrainingImages:
     path = Path(path)
     if not path.is_file():
         raise InputError(
-            f"{path} does not exist: make it with `python div2h5.py`, from DIV2K (`{download_command('DIV2K')}`) or any "
-            "folder of images (--source)"
+            f"{path} does not exist{searched_in(path)}: make it with `python div2h5.py`, from DIV2K "
+            f"(`{download_command('DIV2K')}`) or any folder of images (--source)"
         )
     try:
         with translate_access_errors(path), open(path, "rb"):

@@ -65,7 +65,7 @@ class Output:
 
 
 def write_output(path: Path, output: Output, quality: int | None = None) -> None:
-    """Writes frames that `fit` the format of the ending, atomically. `quality`: 1 to 100, of JPEG (95) and WebP (lossless)."""
+    """Writes frames that `fit` the format of the suffix, atomically. `quality`: 1 to 100, of JPEG (95) and WebP (lossless)."""
     try:
         with atomic_write(path) as temporary:
             if all(frame.dtype == np.uint8 for frame in output.frames):
@@ -201,9 +201,8 @@ def _png_16_bit(image: np.ndarray, metadata: ImageMetadata) -> bytes:
     packer, packed = zlib.compressobj(6), []
     for top in range(0, height, max(1, STRIP // rows.shape[1])):
         part = rows[top : top + max(1, STRIP // rows.shape[1])]
-        filtered = np.ones(
-            (len(part), rows.shape[1] + 1), np.uint8
-        )  # filter 1: the difference to the pixel on the left
+        # PNG filter 1: each pixel minus the pixel to its left
+        filtered = np.ones((len(part), rows.shape[1] + 1), np.uint8)
         filtered[:, 1:] = part
         filtered[:, 1 + 2 * channels :] -= part[:, : -2 * channels]
         packed.append(packer.compress(filtered.tobytes()))

@@ -3,7 +3,7 @@
 Every LR image of Set5, Set14, B100 and Urban100 is made so: cubic kernel with a = -0.5, stretched when shrinking
 (antialiasing), normalized weights, rows first, and the result of the first pass rounded to uint8 before the second. Padding:
 MATLAB versions that made the published test sets repeat the edge pixel ("replicate"); newer ones reflect the image,
-edge pixel included ("symmetric", as in `numpy.pad`; SciPy calls it "reflect", its "mirror" is another one).
+edge pixel included ("symmetric", as in `numpy.pad`; SciPy calls this "reflect").
 """
 
 from __future__ import annotations

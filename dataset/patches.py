@@ -165,8 +165,10 @@ class _DeviceCropper:
             sizes = [image.shape[0] * image.shape[1] for image in group]
             table = torch.empty(sum(sizes), 3, dtype=torch.uint8, device=self._device)
             start = np.cumsum([0, *sizes])
+            staging = torch.empty(max(sizes), 3, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
             for image, begin, size in zip(group, start, sizes, strict=False):
-                table[begin : begin + size] = torch.from_numpy(np.array(image)).view(-1, 3).to(self._device)
+                staging.numpy()[:size] = image.reshape(-1, 3)  # from the file, if mapped, to where the GPU reads it
+                table[begin : begin + size] = staging[:size]
             self._pixels[scale] = table
             self._layout[scale] = start[:-1], np.array([image.shape[1] for image in group])
 

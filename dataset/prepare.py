@@ -98,7 +98,7 @@ def main() -> None:
         return
     if args.name is None:
         raise InputError("--hr needs --name, the name of the test set")
-    if Path(args.name).name != args.name or args.name in ("", ".", ".."):
+    if Path(args.name).name != args.name or args.name == ".." or not args.name.strip() or not args.name.isprintable():
         raise InputError(f"--name {args.name!r} must be a plain name, not a path")
     folder = (args.out or Path("dataset")) / args.name
     prepare(list_hr_images(args.hr), folder, scales or list(SCALES), args.padding or "replicate")

@@ -13,7 +13,7 @@ import numpy as np
 
 from common.cli import bounded
 from common.errors import FailureLog, InputError, error_context
-from common.files import atomic_dir, ensure_not_input
+from common.files import atomic_dir, ensure_not_input, realpath
 from common.prefetch import prefetch_map
 from common.progress import progress
 from dataset.benchmark_set import list_hr_images, pair_by_stem
@@ -59,6 +59,8 @@ def write_training_set(
     """
     if out.is_dir():
         raise InputError(f"{out} is a folder: name the file to write, such as {out / 'train.h5'}")
+    if twice := next((each for n, each in enumerate(sources) if realpath(each) in map(realpath, sources[:n])), None):
+        raise InputError(f"{twice} is given twice: name each folder once")
     pairs = [pair for source in sources for pair in _find_pairs(source, scales)]
     ensure_not_input(out, [file for pair in pairs for file in (pair.hr, *pair.lr.values())])
     if not hold_out:
@@ -83,7 +85,7 @@ def _write(
     workers: int,
     make_target: MakeTarget | None,
 ) -> None:
-    pairs = pairs + [_Pair(pair.hr, {}, factor) for factor in shrink for pair in pairs]
+    pairs = pairs + [_Pair(pair.hr, {}, factor) for factor in dict.fromkeys(shrink) for pair in pairs]
     seen: list[tuple[str, DecodedImage]] = []
     failures = FailureLog()
 
@@ -97,7 +99,7 @@ def _write(
         if pair.shrink == 1:
             seen.append((pair.hr.name, image.metadata_only()))
         hr = image.rgb if pair.shrink == 1 else imresize(image.rgb, pair.shrink, padding)
-        hr, lrs = _read_given(pair, hr) if pair.lr else _make_lr(pair.hr, hr, scales, padding)
+        hr, lrs = _read_given(pair, hr) if pair.lr else _make_lr(pair, hr, scales, padding)
         if make_target:
             with error_context(pair.hr):
                 hr = make_target(hr, lrs)
@@ -171,10 +173,13 @@ def _read_given(pair: _Pair, hr: np.ndarray) -> tuple[np.ndarray, dict[int, np.n
     return hr, lrs
 
 
-def _make_lr(path: Path, hr: np.ndarray, scales: list[int], padding: str) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+def _make_lr(pair: _Pair, hr: np.ndarray, scales: list[int], padding: str) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     step = math.lcm(*scales)
     height, width = hr.shape[0] // step * step, hr.shape[1] // step * step
     if not height or not width:
-        raise InputError(f"{path} is {hr.shape[1]}x{hr.shape[0]}, smaller than {step}x{step}: remove it")
+        size, remedy = f"{hr.shape[1]}x{hr.shape[0]}", "remove it"
+        if pair.shrink < 1:
+            size, remedy = f"{size} after --shrink {pair.shrink:g}", "shrink less, or remove it"
+        raise InputError(f"{pair.hr} is {size}, smaller than {step}x{step}: {remedy}")
     hr = np.ascontiguousarray(hr[:height, :width])
     return hr, {scale: imresize(hr, Fraction(1, scale), padding) for scale in scales}

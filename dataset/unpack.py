@@ -19,9 +19,8 @@ from common.files import ensure_free_space
 from common.progress import progress
 from dataset.images import EXTENSIONS
 
-MAX_COMPRESSION_RATIO = (
-    10  # of all images to their archive; they are compressed already, so more is a decompression bomb
-)
+# of all images to their archive: they are compressed already, so more is a decompression bomb
+MAX_COMPRESSION_RATIO = 10
 CHUNK_SIZE = 1 << 20  # bytes
 
 

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import InputError
+from common.errors import InputError, searched_in
 from common.files import realpath
 from common.progress import progress
 from dataset.benchmark_set import available_scales, normalize_name, open_test_set
+from dataset.images import list_images
 from dataset.imresize import imresize
 from dataset.sources import download_command
 
@@ -41,11 +42,19 @@ def verify(folder: Path, scales: list[int] | None = None) -> None:
     Raises `InputError` after that if anything differs, a scale is missing or nothing could be compared, and at once for
     an unknown test set or a missing folder.
     """
-    name, published = published_set(realpath(folder).name)
+    if folder.is_file():
+        raise InputError(f"{folder} is a file: name the folder of a test set")
+    if re.fullmatch(r"x[0-9]", (place := realpath(folder)).name):
+        raise InputError(f"{folder} is one scale of a test set: name the folder around it, {place.parent.name}")
+    name, published = published_set(place.name)
     if not folder.is_dir():
-        raise InputError(f"{folder} does not exist: download it with `{download_command(name, folder.parent)}`")
+        get = download_command(name, folder.parent)
+        raise InputError(f"{folder} does not exist{searched_in(folder)}: download it with `{get}`")
     wrong, compared = [], 0
-    for scale in scales or available_scales(folder):
+    scales = scales or available_scales(folder)
+    if not scales:
+        list_images(folder)  # whose error says where images are instead
+    for scale in scales:
         if f"x{scale}" not in published:
             print(f"{name} x{scale}: not compared, its published hash is not known")
             continue
@@ -74,9 +83,10 @@ def published_set(name: str) -> tuple[str, dict]:
 def compare(folder: Path, scale: int, published: dict) -> dict[str, str]:
     """{"HR": verdict, "LR": verdict}: `AS_PUBLISHED` and the image count, or what differs and what to do about it."""
     try:
-        pairs = open_test_set(folder, scale).pairs
+        test_set = open_test_set(folder, scale)
+        pairs = test_set.pairs
         digests = []
-        for pair in progress(pairs, desc=f"{folder.name} x{scale}", unit="image"):
+        for pair in progress(pairs, desc=f"{test_set.name} x{scale}", unit="image"):
             hr, lr = pair.read()
             ours = pair.lr_path is None or np.array_equal(imresize(hr, Fraction(1, scale)), lr)
             digests.append(PairDigest(pair.hr_path.name, _digest(hr), _digest(lr), ours))

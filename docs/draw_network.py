@@ -254,9 +254,7 @@ def draw_legend(drawing: Drawing) -> None:
 
 def main() -> None:
     parser = CliParser(prog="python docs/draw_network.py", description="Draw the network as SVG.")
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).with_name("network.svg"), help="default: %(default)s"
-    )
+    parser.add_argument("--out", type=Path, default=Path("docs/network.svg"), help="the file to write")
     args = parser.parse_args()
     with atomic_write(args.out) as temporary:
         temporary.write_text(draw_network(), encoding="utf-8")

@@ -10,13 +10,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from common.files import make_dir_within, parse_json
+from common.files import atomic_write, make_dir_within, parse_json
 from dataset.benchmark_set import BenchmarkSet, ImagePair
-from dataset.images import conversion_summary, write_png
+from dataset.images import conversion_summary
 from evaluation.cache import NON_KEY_FIELDS
 from evaluation.evaluate import evaluate
-from evaluation.html_report import REPORT, write_report
+from evaluation.html_report import REPORT, Report, encode_png
 from evaluation.report import format_mean, format_table, write_results
 from inference.upscaler import Upscale
 
@@ -27,23 +28,27 @@ def run_benchmark(
     """Upscales and measures `test_set`, writes to `folder`/RUN/SET/xSCALE, prints the results; with `baseline` also bicubic's.
 
     `metadata`: the description of the run in `results.json`; its "protocol" is printed too. If other results are at RUN, of
-    another checkpoint of this file name for example, RUN gets a hash of `metadata` appended.
+    another checkpoint or test set of the same name for example, RUN gets a hash of `metadata` appended.
     """
     top, run = folder, _free_name(folder, run, test_set, metadata)
     folder = folder / run / test_set.name / f"x{test_set.scale}"
     for kind in ("SR", "HR"):
         make_dir_within(top, folder / kind)
 
-    def write_images(pair: ImagePair, sr: np.ndarray, hr: np.ndarray) -> None:
-        write_png(folder / "SR" / pair.sr_name, sr)
-        write_png(folder / "HR" / f"{pair.hr_path.stem}.png", hr)
+    with Report(folder, test_set.scale) as report:
 
-    result = evaluate(upscale, test_set, write_images, bar=f"{test_set.name} x{test_set.scale}")
-    write_results(folder / "results.json", metadata, result)  # before the report, which may fail
-    bicubic = write_report(folder, metadata, test_set, result)
-    if baseline:
-        write_results(folder / "results.json", metadata, result, bicubic)
-    print(format_table(result, bicubic if baseline else None))
+        def write_images(pair: ImagePair, hr: np.ndarray, lr: np.ndarray, sr: np.ndarray) -> None:
+            pngs = {"sr": encode_png(Image.fromarray(sr)), "hr": encode_png(Image.fromarray(hr))}
+            for file, png in (f"SR/{pair.sr_name}", pngs["sr"]), (f"HR/{pair.hr_path.stem}.png", pngs["hr"]):
+                with atomic_write(folder / file) as temporary:
+                    temporary.write_bytes(png)
+            report.add(pair, hr, lr, sr, pngs)
+
+        result = evaluate(upscale, test_set, write_images, bar=f"{test_set.name} x{test_set.scale}")
+        bicubic = report.baseline() if baseline else None
+        write_results(folder / "results.json", metadata, result, bicubic)  # before the report, which may fail
+        report.write(metadata, test_set, result)
+    print(format_table(result, bicubic))
     print(format_mean(f"{test_set.name} x{test_set.scale} {run}, protocol {metadata['protocol']}", result))
     if note := conversion_summary((pair.hr_path.name, pair.hr_info) for pair in test_set.pairs):
         print(note)
@@ -57,21 +62,19 @@ def run_benchmark(
 
 
 def _free_name(folder: Path, run: str, test_set: BenchmarkSet, metadata: dict) -> str:
-    """`run`, or with a suffix if its folder holds the results of anything else than what `metadata` describes."""
+    """`run`; with a hash appended if its folder holds results that `metadata` does not describe."""
     file = folder / run / test_set.name / f"x{test_set.scale}" / "results.json"
     if not file.is_file():
         return run
+    key = {name: value for name, value in metadata.items() if name not in NON_KEY_FIELDS}
     try:
         found = parse_json(file.read_bytes())
-        names = [row["name"] for row in found["images"]]
-        same = all(found.get(key) == value for key, value in metadata.items() if key not in NON_KEY_FIELDS)
+        differing = [name for name, value in key.items() if found.get(name) != value]
         what = f"of {found.get('checkpoint') or found['model']}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        same, names, what = False, [], "that cannot be read"
-    if same and names == [pair.sr_name for pair in test_set.pairs]:
+        differing, what = ["format"], "that cannot be read"
+    if not differing:
         return run
-    key = {name: value for name, value in metadata.items() if name not in NON_KEY_FIELDS}
-    key["images"] = [pair.sr_name for pair in test_set.pairs]
     other = f"{run}_{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]}"
-    print(f"{file.parent} holds other results, {what}: these go to {folder / other}")
+    print(f"{file.parent} holds other results, {what}: these go to {folder / other} (other {', '.join(differing)})")
     return other

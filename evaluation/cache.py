@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import InputError
+from common.errors import InputError, translate_access_errors
 from common.files import parse_json
+from dataset.benchmark_set import BenchmarkSet
 from evaluation.evaluate import EvalResult
 from evaluation.report import write_results
 
@@ -49,13 +50,21 @@ def hash_files(files: Iterable[Path], names: bool = True) -> str:
     """SHA-256 of the contents of files and, with `names`, of their names. Part of the key of a cached result."""
     digest = hashlib.sha256()
     for file in files:
-        if not file.is_file():  # reading a pipe would block
-            raise InputError(f"{file} is gone, or no ordinary file: replace or remove it")
-        content = file.read_bytes()
+        with translate_access_errors(file):
+            if not file.exists():
+                raise InputError(f"{file}: no such file")
+            if not file.is_file():  # reading a pipe would block
+                raise InputError(f"{file} is no ordinary file but a folder, a pipe or the like: replace or remove it")
+            content = file.read_bytes()
         if names:
-            digest.update(f"{file.name}\0{len(content)}\0".encode())
+            digest.update(f"{file.name}\0{len(content)}\0".encode("utf-8", "surrogatepass"))
         digest.update(content)
     return digest.hexdigest()
+
+
+def hash_test_set(test_set: BenchmarkSet) -> str:
+    """`hash_files` of the HR and LR files of a test set."""
+    return hash_files(file for pair in test_set.pairs for file in (pair.hr_path, pair.lr_path) if file)
 
 
 def _read(path: Path, metadata: dict) -> MeanScores | None:

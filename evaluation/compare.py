@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from common import SCALES
-from common.errors import InputError
+from common.errors import InputError, error_context, translate_access_errors
 from common.progress import progress
 from dataset.benchmark_set import BenchmarkSet, ImagePair
 from dataset.images import EXTENSIONS, FORMATS, read_rgb
@@ -55,15 +55,23 @@ def match_sr(folder: Path, pairs: list[ImagePair]) -> dict[Path, Path]:
 
 def require_sr(folder: Path, pair: ImagePair) -> Path:
     """The SR image of a single pair, whose HR image may lie among others. `InputError` if it is missing or ambiguous."""
-    beside = pair.hr_path.parent.glob("*")
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    beside = _entries(pair.hr_path.parent)
     others = [each for each in beside if each.suffix.lower() in EXTENSIONS and not each.stem.endswith("LR")]
     pairs = [pair, *(ImagePair(each, None, pair.scale) for each in others if each != pair.hr_path)]
     return _require(folder, pair, _choose(folder, _find(folder, pairs), {pair.hr_path}))
 
 
+def _entries(folder: Path) -> list[Path]:
+    """The files and folders in `folder`, sorted; none if there is no such folder."""
+    with translate_access_errors(folder):
+        return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
 def _find(folder: Path, pairs: list[ImagePair]) -> Found:
     found: Found = defaultdict(dict)
-    files = [file for file in sorted(folder.glob("*")) if file.suffix.lower() in LOSSLESS and file.is_file()]
+    files = [file for file in _entries(folder) if file.suffix.lower() in LOSSLESS and file.is_file()]
     for pair in pairs:
         base = _base(pair.hr_path)
         for file in files:
@@ -102,9 +110,10 @@ def _require(folder: Path, pair: ImagePair, found: dict[Path, Path]) -> Path:
     if file := found.get(pair.hr_path):
         return file
     base = _base(pair.hr_path)
+    names = dict.fromkeys((pair.sr_name, f"{base}.png", f"{base}x{pair.scale}.png"))
     raise InputError(
-        f"{folder} has neither {pair.sr_name} nor {base}.png, {base}x{pair.scale}.png or {base}_ANYTHING.png: name a folder "
-        "of SR images in a lossless format, such as PNG"
+        f"{folder} has neither {' nor '.join(names)} nor {base}_ANYTHING.png: name a folder of SR images in a lossless format, "
+        "such as PNG"
     )
 
 
@@ -113,10 +122,9 @@ def measure_folder(folder: Path, test_set: BenchmarkSet) -> EvalResult:
     rows, found = [], match_sr(folder, test_set.pairs)
     for pair in progress(test_set.pairs, desc=f"{folder.name}, {test_set.name} x{test_set.scale}", unit="image"):
         file = _require(folder, pair, found)
-        try:
-            rows.append(ImageResult(pair.sr_name, compute_scores(read_rgb(file), pair.read()[0], pair.scale), 0.0))
-        except InputError as error:
-            raise InputError(f"{error} ({file})") from None
+        sr, (hr, _) = read_rgb(file), pair.read()
+        with error_context(file):
+            rows.append(ImageResult(pair.sr_name, compute_scores(sr, hr, pair.scale), 0.0))
     return EvalResult(rows, mean_row(rows), 0.0)
 
 
@@ -128,14 +136,15 @@ def match_folders(name: str, root: Path, test_sets: list[BenchmarkSet]) -> dict[
     """
     if not root.is_dir():
         raise InputError(f"--compare {name}={root}: no such folder")
-    folders = [each for each in sorted(root.iterdir()) if each.is_dir()]
-    inner = {
-        known.name: each for each in folders if (known := known_set(each.name.removeprefix("results-")))
-    }  # of EDSR
+    folders = [each for each in _entries(root) if each.is_dir()]
+    inner = {}  # the test sets' folders, also as EDSR names them: results-Set5
+    for each in folders:
+        if benchmark := known_set(each.name.removeprefix("results-")):
+            inner[benchmark.name] = each
     found: dict[tuple[str, int], Path] = {}
     for test_set in test_sets:
-        known = known_set(test_set.name)
-        top = inner.get(known.name) if known else None
+        benchmark = known_set(test_set.name)
+        top = inner.get(benchmark.name) if benchmark else None
         if inner and top is None:
             continue
         place = _locate(top or root, test_set.scale)
@@ -166,17 +175,16 @@ def _locate(top: Path, scale: int) -> Path | None:
 
 
 def _holds_images(folder: Path) -> bool:
-    return folder.is_dir() and any(file.suffix.lower() in EXTENSIONS for file in folder.iterdir())
+    return any(file.suffix.lower() in EXTENSIONS for file in _entries(folder))
 
 
 def _fits(folder: Path, test_set: BenchmarkSet) -> bool:
     found = match_sr(folder, test_set.pairs)
     if len(found) < len(test_set):
         return False
-    first = found[test_set.pairs[0].hr_path]
+    pair = test_set.pairs[0]
     try:
-        with Image.open(first, formats=FORMATS) as image:
-            size = image.size
-    except Exception:  # of a damaged file Pillow raises nearly anything
-        raise InputError(f"{first} is not a readable image: replace or remove it") from None
-    return size == test_set.pairs[0].read()[0].shape[1::-1]
+        with Image.open(found[pair.hr_path], formats=FORMATS) as image:
+            return image.size == pair.read()[0].shape[1::-1]
+    except Exception:  # of a damaged file Pillow raises nearly anything; measuring it says what is wrong
+        return True

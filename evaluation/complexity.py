@@ -1,4 +1,4 @@
-"""Parameters, MACs (MACs) and activations of CFSRCNN, counted on the running network, next to the paper's Table X.
+"""Parameters, MACs and activations of CFSRCNN, counted on the running network and compared with the paper's Table X.
 
 No number is hard-coded: the network runs on a small LR image, and each convolution that PyTorch executes counts one MAC per
 output value and weight that contributes to it. Biases, sums, ReLU and pixel shuffles are not counted.
@@ -66,14 +66,14 @@ def count_all() -> dict:
     """All counts, as written to the JSON file: by scale, by input size, merged and reference."""
     scales = {}
     for scale in SCALES:
-        by_way = {"merged": count_cfsrcnn(scale), "reference": count_cfsrcnn(scale, merged=False)}
+        by_variant = {"merged": count_cfsrcnn(scale), "reference": count_cfsrcnn(scale, merged=False)}
         sizes = {f"lr_{PATCH}x{PATCH}": PATCH**2, f"sr_{WIDTH}x{HEIGHT}": WIDTH * HEIGHT / scale**2}
         scales[f"x{scale}"] = {
-            "parameters": by_way["merged"].parameters,
+            "parameters": by_variant["merged"].parameters,
             **{
                 size: {
-                    way: {"macs": each.macs, "activations": each.activations}
-                    for way, each in ((way, counted.scaled(pixels)) for way, counted in by_way.items())
+                    variant: {"macs": each.macs, "activations": each.activations}
+                    for variant, each in ((variant, counted.scaled(pixels)) for variant, counted in by_variant.items())
                 }
                 for size, pixels in sizes.items()
             },
@@ -94,7 +94,7 @@ def explain(x2: dict) -> list[str]:
     parameters_k, flops_g = rows["CFSRCNN"]
     sides = [round((float(rows[name][1]) * 1e6 / float(rows[name][0])) ** 0.5) for name in ("VDSR", "DnCNN")]
     patch = x2[f"lr_{PATCH}x{PATCH}"]
-    merged, reference = (patch[way]["macs"] / 1e9 for way in ("merged", "reference"))
+    merged, reference = (patch[variant]["macs"] / 1e9 for variant in ("merged", "reference"))
     net = CFSRCNN(2)
     feu = _size(FEU())
     fewer = round((x2["parameters"] - float(parameters_k) * 1000) / feu)
@@ -118,11 +118,11 @@ def scale_table(counted: dict) -> Table:
     head += [(text, unit) for text in sizes.values() for unit in ("MACs (G)", "activations (M)")]
     rows, records = [], []
     for scale, of_scale in counted["scales"].items():
-        for way in ("merged", "reference"):
-            record = {"scale": scale, "upsampler": way, "parameters": of_scale["parameters"]}
-            row = [scale, way, f"{of_scale['parameters']:,}"]
+        for variant in ("merged", "reference"):
+            record = {"scale": scale, "upsampler": variant, "parameters": of_scale["parameters"]}
+            row = [scale, variant, f"{of_scale['parameters']:,}"]
             for size in sizes:
-                each = of_scale[size][way]
+                each = of_scale[size][variant]
                 record |= {f"{size}_{kind}": each[kind] for kind in ("macs", "activations")}
                 row += [f"{each['macs'] / 1e9:.3f}", f"{each['activations'] / 1e6:.1f}"]
             rows.append(row)

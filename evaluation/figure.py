@@ -7,6 +7,7 @@ Command line: `python -m evaluation.figure --image HR.png --scale 2 --ckpt_path 
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from common import SCALES
 from common.cli import CliParser
-from common.errors import InputError, run_cli
+from common.errors import InputError, error_context, run_cli
 from common.files import atomic_write, ensure_not_input
+from common.malloc import tune_malloc
 from dataset.benchmark_set import ImagePair
-from dataset.images import read_rgb
+from dataset.images import EXTENSIONS, read_rgb
 from evaluation.compare import check_names, parse_compare, require_sr
 from evaluation.metrics import compute_scores, rgb_to_y
 from inference.upscaler import BicubicUpscaler, NetworkUpscaler
@@ -38,18 +40,18 @@ class Panel:
     caption: str
 
 
-def make_panels(pair: ImagePair, ckpt_path: Path, compare: dict[str, Path]) -> list[Panel]:
-    """HR, bicubic, CFSRCNN, then the SR image of each folder in `compare`; captions with PSNR (dB) and SSIM."""
-    hr, lr = pair.read()
-    net = load_model(ckpt_path, scale=pair.scale)
+def make_panels(hr: np.ndarray, lr: np.ndarray, scale: int, ckpt_path: Path, compare: dict[str, Path]) -> list[Panel]:
+    """HR, bicubic, CFSRCNN, then the SR image of each file in `compare`; captions with PSNR (dB) and SSIM."""
+    net = load_model(ckpt_path, scale=scale)
     found = {
-        "Bicubic": BicubicUpscaler(pair.scale)(lr),
-        "CFSRCNN": NetworkUpscaler(net, pair.scale)(lr),
-        **{name: read_rgb(require_sr(folder, pair)) for name, folder in compare.items()},
+        "Bicubic": BicubicUpscaler(scale)(lr),
+        "CFSRCNN": NetworkUpscaler(net, scale)(lr),
+        **{name: read_rgb(file) for name, file in compare.items()},
     }
     panels = [Panel(hr, "HR (PSNR/SSIM)")]
     for name, sr in found.items():
-        scores = compute_scores(sr, hr, pair.scale)
+        with error_context(compare[name]) if name in compare else nullcontext():
+            scores = compute_scores(sr, hr, scale)
         panels.append(Panel(sr, f"{name} ({scores.psnr:.2f}/{scores.ssim:.4f})"))
     return panels
 
@@ -120,6 +122,7 @@ def parse_crop(text: str) -> Crop:
 
 
 def main() -> None:
+    tune_malloc()
     parser = CliParser(prog="python -m evaluation.figure", description="Compare SR images side by side.")
     parser.add_argument("--image", type=Path, required=True, help="the HR image; its LR is made by our resize")
     parser.add_argument("--ckpt_path", type=Path, required=True, help="weights of CFSRCNN")
@@ -131,20 +134,23 @@ def main() -> None:
     args = parser.parse_args()
     if args.out.is_dir() or args.out.name in ("", ".."):
         raise InputError(f"--out {args.out} is a folder: name the figure, such as {args.out / 'figure'}")
-    both = [args.out.with_name(args.out.name + ending) for ending in (".png", ".pdf")]
-    files = [args.out] if args.out.suffix in (".png", ".pdf") else both
+    if args.out.suffix.lower() in EXTENSIONS - {".png"}:
+        raise InputError(f"--out {args.out}: a figure is written as .png, .pdf or, without an ending, both")
+    both = [args.out.with_name(args.out.name + suffix) for suffix in (".png", ".pdf")]
+    files = [args.out] if args.out.suffix.lower() in (".png", ".pdf") else both
     check_names(args.compare, ("HR", "LR", "Bicubic", "CFSRCNN"))
-    pair, compare = ImagePair(args.image, None, args.scale), dict(args.compare)
+    pair = ImagePair(args.image, None, args.scale)
+    compare = {name: require_sr(folder, pair) for name, folder in args.compare}
     for file in files:
-        ensure_not_input(file, [args.image, args.ckpt_path, *(require_sr(folder, pair) for folder in compare.values())])
-    panels = make_panels(pair, args.ckpt_path, compare)
-    hr = panels[0].image
+        ensure_not_input(file, [args.image, args.ckpt_path, *compare.values()])
+    hr, lr = pair.read()
+    panels = make_panels(hr, lr, args.scale, args.ckpt_path, compare)
     crop = args.crop or pick_crop(panels[1].image, panels[2].image)
     if crop[0] + crop[2] > hr.shape[1] or crop[1] + crop[3] > hr.shape[0]:
         raise InputError(f"--crop {','.join(map(str, crop))} leaves the image of {hr.shape[1]}x{hr.shape[0]} pixels")
     if args.crops_only:
-        lr = np.kron(pair.read()[1], np.ones((args.scale, args.scale, 1), np.uint8))
-        figure = draw_crops([Panel(lr, "LR"), *panels[1:], Panel(hr, "HR")], crop)
+        enlarged = np.kron(lr, np.ones((args.scale, args.scale, 1), np.uint8))
+        figure = draw_crops([Panel(enlarged, "LR"), *panels[1:], Panel(hr, "HR")], crop)
     else:
         figure = draw_figure(panels, crop)
     for file in files:

@@ -11,10 +11,11 @@ import base64
 import io
 import shutil
 import tempfile
+import time
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import IO
 
 import cv2
 import numpy as np
@@ -22,9 +23,8 @@ from PIL import Image
 
 from common.files import atomic_write
 from dataset.benchmark_set import BenchmarkSet, ImagePair
-from dataset.images import read_rgb
-from evaluation.evaluate import EvalResult, ImageResult, evaluate
-from evaluation.metrics import rgb_to_y
+from evaluation.evaluate import EvalResult, ImageResult, mean_row
+from evaluation.metrics import compute_scores, rgb_to_y
 from evaluation.page import html_number, number_cell, shared_fields
 from inference.upscaler import BicubicUpscaler
 
@@ -37,65 +37,80 @@ FORMATS = {"bicubic_ssim": ".4f", "ssim": ".4f", "gain": "+.2f"}  # all others: 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 
 
-def write_report(
-    folder: Path, metadata: dict, test_set: BenchmarkSet, result: EvalResult, limit: int = LIMIT
-) -> EvalResult:
-    """Writes `folder`/report.html for a run whose images are in `folder`/SR and /HR, and returns the result of bicubic.
+class Report:
+    """A context manager that gathers the images of a run while it is measured, and then writes `folder`/report.html.
 
-    `metadata`: the description of the run in `results.json`. Bicubic is computed and measured here, one image at a time.
-    """
-    with atomic_write(folder / REPORT) as temporary, tempfile.TemporaryFile(dir=folder) as images:
-        embed = Embedder(folder, images, limit)
-        bar = f"report on {test_set.name} x{test_set.scale}"
-        bicubic = evaluate(BicubicUpscaler(test_set.scale), test_set, embed, check_lr=False, bar=bar)
-        fields = page_fields(metadata, test_set, result, bicubic, embed)
-        before, after = TEMPLATE.read_text(encoding="utf-8").split("$images")
-        with open(temporary, "wb") as file:
-            file.write(Template(before).substitute(fields).encode("utf-8", "replace"))
-            images.seek(0)
-            shutil.copyfileobj(images, file)
-            file.write(Template(after).substitute(fields).encode("utf-8", "replace"))
-    return bicubic
-
-
-class Embedder:
-    """The `on_image` callback of the evaluation of bicubic: writes the versions of each image to `file` as data URIs.
-
-    Leaves out images with which `file` would exceed `limit` bytes. `sizes`: (width, height) of each image; `embedded`: whether
-    its versions were embedded.
+    Bicubic is computed and measured here. Images with which the embedded ones would exceed `limit` bytes are left out. `sizes`:
+    (width, height) of each image; `embedded`: whether its versions were embedded.
     """
 
-    def __init__(self, folder: Path, file: IO[bytes], limit: int):
-        self.folder, self.file, self.left = folder, file, limit
+    def __init__(self, folder: Path, scale: int, limit: int = LIMIT):
+        self._folder, self._upscale, self._left = folder, BicubicUpscaler(scale), limit
+        self._rows: list[ImageResult] = []
+        self._failure: OSError | None = None
         self.sizes: list[tuple[int, int]] = []
         self.embedded: list[bool] = []
 
-    def __call__(self, pair: ImagePair, bicubic: np.ndarray, hr: np.ndarray) -> None:
-        index = len(self.sizes)
-        self.sizes.append((hr.shape[1], hr.shape[0]))
-        pieces = self._pieces(index, pair, bicubic, hr)
-        self.embedded.append(bool(pieces))
-        self.left -= sum(map(len, pieces))
-        self.file.writelines(pieces)
+    def __enter__(self) -> Report:
+        self._images = tempfile.TemporaryFile(dir=self._folder)
+        return self
 
-    def _pieces(self, index: int, pair: ImagePair, bicubic: np.ndarray, hr: np.ndarray) -> list[bytes]:
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):  # the disk is full, which `write` has reported
+            self._images.close()
+
+    def add(self, pair: ImagePair, hr: np.ndarray, lr: np.ndarray, sr: np.ndarray, pngs: dict[str, bytes]) -> None:
+        """Adds the next image, uint8 HxWx3. `pngs`: "sr" and "hr" as PNG. A full disk is reported by `write` alone."""
+        start = time.perf_counter()
+        bicubic = self._upscale(lr)
+        seconds = time.perf_counter() - start
+        self._rows.append(ImageResult(pair.sr_name, compute_scores(bicubic, hr, pair.scale), seconds))
+        pieces = self._pieces(len(self.sizes), hr, bicubic, sr, pngs)
+        self.sizes.append((hr.shape[1], hr.shape[0]))
+        self.embedded.append(bool(pieces))
+        self._left -= sum(map(len, pieces))
+        try:
+            if not self._failure:
+                self._images.writelines(pieces)
+        except OSError as error:
+            self._failure = error
+
+    def _pieces(
+        self, index: int, hr: np.ndarray, bicubic: np.ndarray, sr: np.ndarray, pngs: dict[str, bytes]
+    ) -> list[bytes]:
         """A script element with a data URI for each of the four versions of an image; nothing if they do not fit."""
-        files = self.folder / "SR" / pair.sr_name, self.folder / "HR" / f"{pair.hr_path.stem}.png"
-        if sum(file.stat().st_size for file in files) * 4 / 3 > self.left:
+        if sum(map(len, pngs.values())) * 4 / 3 > self._left:
             return []
-        pngs = {
+        versions = {
             "bicubic": encode_png(Image.fromarray(bicubic)),
-            "sr": files[0].read_bytes(),
-            "hr": files[1].read_bytes(),
-            "error": encode_png(error_map(read_rgb(files[0]), hr)),
+            "sr": pngs["sr"],
+            "hr": pngs["hr"],
+            "error": encode_png(error_map(sr, hr)),
         }
         pieces = [
             f'<script type="text/plain" id="image-{index}-{kind}">data:image/png;base64,'.encode()
             + base64.b64encode(png)
             + b"</script>\n"
-            for kind, png in pngs.items()
+            for kind, png in versions.items()
         ]
-        return pieces if sum(map(len, pieces)) <= self.left else []
+        return pieces if sum(map(len, pieces)) <= self._left else []
+
+    def baseline(self) -> EvalResult:
+        """The result of bicubic on the images added."""
+        return EvalResult(self._rows, mean_row(self._rows), 0.0)
+
+    def write(self, metadata: dict, test_set: BenchmarkSet, result: EvalResult) -> None:
+        """Writes the report. `metadata`: the description of the run in `results.json`."""
+        with atomic_write(self._folder / REPORT) as temporary:
+            if self._failure:
+                raise self._failure
+            fields = page_fields(metadata, test_set, result, self)
+            before, after = TEMPLATE.read_text(encoding="utf-8").split("$images")
+            with open(temporary, "wb") as file:
+                file.write(Template(before).substitute(fields).encode("utf-8", "replace"))
+                self._images.seek(0)
+                shutil.copyfileobj(self._images, file)
+                file.write(Template(after).substitute(fields).encode("utf-8", "replace"))
 
 
 def error_map(sr: np.ndarray, hr: np.ndarray) -> Image.Image:
@@ -116,17 +131,16 @@ def encode_png(image: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def page_fields(
-    metadata: dict, test_set: BenchmarkSet, result: EvalResult, bicubic: EvalResult, embed: Embedder
-) -> dict[str, str]:
+def page_fields(metadata: dict, test_set: BenchmarkSet, result: EvalResult, report: Report) -> dict[str, str]:
     """The values of the template's placeholders, as HTML with all file names escaped."""
     run = Path(metadata["checkpoint"]).stem if metadata.get("checkpoint") else metadata["model"]
     run += " + self-ensemble" if metadata.get("self_ensemble") else ""
+    bicubic = report.baseline()
     mean = image_scores(result.mean, bicubic.mean)
-    left_out = embed.embedded.count(False)
+    left_out = report.embedded.count(False)
     stops = [f"rgb({','.join(map(str, COLORS[at]))})" for at in range(0, 256, 17)]
     rows = [
-        image_row(index, Path(row.name).stem, image_scores(row, base), embed)
+        image_row(index, Path(row.name).stem, image_scores(row, base), report)
         for index, (row, base) in enumerate(zip(result.rows, bicubic.rows, strict=True))
     ]
     return {
@@ -161,10 +175,10 @@ def image_scores(row: ImageResult, bicubic: ImageResult) -> dict[str, float]:
     }
 
 
-def image_row(index: int, name: str, values: dict[str, float], embed: Embedder) -> str:
+def image_row(index: int, name: str, values: dict[str, float], report: Report) -> str:
     """A row of the table. Its data-* attributes describe the embedded images for the viewer."""
-    width, height = embed.sizes[index]
-    left_out = "" if embed.embedded[index] else " data-left-out"
+    width, height = report.sizes[index]
+    left_out = "" if report.embedded[index] else " data-left-out"
     return (
         f'<tr data-index="{index}" data-width="{width}" data-height="{height}"{left_out}>'
         f'<th scope="row"><button type="button">{escape(name)}</button></th>{cells(values)}</tr>'

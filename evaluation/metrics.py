@@ -41,7 +41,8 @@ def compute_scores(sr: np.ndarray, hr: np.ndarray, crop_border: int) -> Scores:
     height, width = hr.shape[0] - 2 * crop_border, hr.shape[1] - 2 * crop_border
     if min(height, width) < SSIM_WINDOW:
         raise InputError(
-            f"an image of {hr.shape[1]}x{hr.shape[0]} is too small to measure: {SSIM_WINDOW} pixels must remain"
+            f"an image of {hr.shape[1]}x{hr.shape[0]} is too small to measure: without a border of {crop_border} pixels, at "
+            f"least {SSIM_WINDOW}x{SSIM_WINDOW} must remain"
         )
     sr, hr = (image[crop_border : crop_border + height, crop_border : crop_border + width] for image in (sr, hr))
     errors, errors_rgb, scores, windows = 0.0, 0.0, [], []

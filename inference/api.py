@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ from inference.upscaler import PRECISIONS, NetworkUpscaler
 from model.checkpoint import infer_scale, load_model
 
 SHAPES = "HxW (gray), HxWx2 (gray and alpha), HxWx3 (RGB) or HxWx4 (RGBA)"
+FLAGS = re.compile(r"--(?=(scale|model|device|precision)\b)")  # in errors: parameters of `load` have these names
 Kind = TypeVar("Kind", np.ndarray, Image.Image)
 
 
@@ -92,5 +94,8 @@ def load(
     "cpu", "cuda", "mps" or a `torch.device`. `precision`: "fp32", "bf16", "fp16" or "auto", see `SRModel`. Raises `InputError`,
     which says what is wrong, if they do not fit together.
     """
-    scale = scale or infer_scale(path)
-    return SRModel(load_model(path, model, scale), scale, device, precision)
+    try:
+        scale = scale or infer_scale(path)
+        return SRModel(load_model(path, model, scale), scale, device, precision)
+    except InputError as error:
+        raise InputError(FLAGS.sub("", str(error))) from None

@@ -23,6 +23,7 @@ from common.cli import CliParser, bounded, positive_int
 from common.device import pick_device
 from common.errors import InputError, escape_unprintable, run_cli
 from common.files import mkdir_remove_if_empty
+from common.malloc import tune_malloc
 from dataset.image_writer import narrow, write_png
 from dataset.images import EXTENSIONS, count_pixels, read_frames
 from dataset.imresize import resize
@@ -31,7 +32,6 @@ from inference.upscale_images import raise_failures, upscale_images
 from inference.upscaler import NetworkUpscaler
 from model.checkpoint import load_model
 
-ROOT = Path(__file__).parent.parent
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # Gradio's own are downloaded
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"  # the browser loads nothing from elsewhere
 TITLE = "# CFSRCNN\nUpscale an image. The left half of the comparison is bicubic, the right half the network."
@@ -208,9 +208,7 @@ def parse_flags() -> argparse.Namespace:
         "--host", default="127.0.0.1", help="address; 0.0.0.0 lets other machines in, without a password"
     )
     parser.add_argument("--port", type=port_number, help="default: the first free one from 7860 on")
-    parser.add_argument(
-        "--checkpoints", type=Path, default=ROOT / "checkpoint", help="folder of x2/cfsrcnn_x2.pth etc."
-    )
+    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoint"), help="folder of x2/cfsrcnn_x2.pth etc.")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     parser.add_argument("--max_megapixels", type=positive_int, default=16, help="larger images are refused")
     parser.add_argument("--max_megabytes", type=positive_int, default=100, help="larger files are refused")
@@ -220,6 +218,7 @@ def parse_flags() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_flags()
+    tune_malloc()
     with tempfile.TemporaryDirectory(prefix="cfsrcnn_app_", ignore_cleanup_errors=True) as folder:
         # Gradio reads these when it is imported and used
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder, "HF_HUB_OFFLINE": "1"}

@@ -83,14 +83,13 @@ class Tiler:
         extract_halo, refine_halo = (0, 0) if max(height, width) <= min(tile, inner) else self._find_halos()
         halo = extract_halo + refine_halo
         tiles = [(y, x) for y in _spans(0, height, tile, halo, height) for x in _spans(0, width, tile, halo, width)]
-        for some in _batched(tiles, self._batch_size(x.device, tiles[0])):
-            parts = _cat([x[:, :, rows.padded, columns.padded] for rows, columns in some])
-            yield from self._refine_tiles(
-                self._extract(parts), some, inner, refine_halo
-            )  # maps are freed with the call
+        for batch in _batched(tiles, self._batch_size(x.device, tiles[0])):
+            parts = _cat([x[:, :, rows.padded, columns.padded] for rows, columns in batch])
+            # the feature maps have no name here, so they are freed before the next batch
+            yield from self._refine_tiles(self._extract(parts), batch, inner, refine_halo)
 
     def _batch_size(self, device: torch.device, tile: tuple[Span, Span]) -> int:
-        """The number of tiles per batch: 1 after the device ran out of memory, and where batches bring nothing."""
+        """The number of tiles per batch: 1 after running out of memory, and on devices where batches are no faster."""
         if device.type not in BATCHING or self._hit_oom:
             return 1
         height, width = (span.size for span in tile)
@@ -113,10 +112,12 @@ class Tiler:
         ]
         high, wide = max(y.size for _, y, _ in windows), max(x.size for _, _, x in windows)
         windows = [(number, y.widened(high, height), x.widened(wide, width)) for number, y, x in windows]
-        for some in _batched(windows, len(tiles)):
-            crops = [_cat([each[number : number + 1, :, y.padded, x.padded] for number, y, x in some]) for each in maps]
+        for batch in _batched(windows, len(tiles)):
+            crops = [
+                _cat([each[number : number + 1, :, y.padded, x.padded] for number, y, x in batch]) for each in maps
+            ]
             for (number, y, x), sr in zip(
-                some, self._refine(list(map(_canonical_strides, crops))).split(1), strict=True
+                batch, self._refine(list(map(_canonical_strides, crops))).split(1), strict=True
             ):
                 rows, columns = tiles[number]
                 place = rows.core_in_image(y, scale), columns.core_in_image(x, scale)
@@ -130,8 +131,8 @@ class Tiler:
         )
         expected = (maps[0].shape[0], 3, maps[0].shape[2] * self._scale, maps[0].shape[3] * self._scale)
         if sr.shape != expected:
-            shape = tuple(sr.shape)
-            raise InputError(f"the network made {shape} of {tuple(maps[0].shape)}, not {expected}: wrong --scale?")
+            shapes = f"{tuple(sr.shape)} of {tuple(maps[0].shape)}, not {expected}"
+            raise InputError(f"the network made {shapes}: it does not upscale by {self._scale}")
         return sr
 
     def _tile_sizes(self, x: Tensor) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import Counter
@@ -10,10 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
-from common.errors import InputError, error_context, escape_unprintable, summarize_exception
+from common.errors import (
+    InputError,
+    error_context,
+    escape_unprintable,
+    summarize_exception,
+    translate_access_errors,
+)
 from common.files import DISK_FULL_ERRNOS, make_dir, realpath
 from common.prefetch import BackgroundWriter, prefetch_map
 from common.progress import progress
@@ -21,7 +27,7 @@ from dataset.image_metadata import ImageMetadata
 from dataset.image_writer import Output, write_output
 from dataset.images import EXTENSIONS, DecodedFile, DecodedImage, read_frames
 from dataset.imresize import resize
-from inference.upscaler import NetworkUpscaler, Upscale
+from inference.upscaler import NetworkUpscaler, Upscale, translate_memory_errors
 
 # images that people keep in folders, but which are not read here
 FOREIGN_EXTENSIONS = {".heic", ".heif", ".jp2", ".j2k", ".jxl", ".psd", ".dng", ".cr2", ".nef", ".arw", ".exr", ".hdr"}
@@ -47,9 +53,12 @@ class OutputOptions:
 
 @dataclass
 class Summary:
-    """The files `written`, the number `skipped` since they existed, and for each that failed its error message."""
+    """The files `written`, how many of them `replaced` others, the number `skipped` since they existed, and for each that
+    failed its error message.
+    """
 
     written: list[Path] = field(default_factory=list)
+    replaced: int = 0
     skipped: int = 0
     failures: list[str] = field(default_factory=list)
     lost: Counter[str] = field(default_factory=Counter)  # what was dropped or converted -> in how many files
@@ -58,29 +67,34 @@ class Summary:
 def upscale_images(
     sources: list[Path] | Path, folder: Path, upscale: Upscale, options: OutputOptions | None = None
 ) -> Summary:
-    """Upscales images, and those of folders, to `folder`/NAME_xSCALE.ENDING; with `recursive` subfolders are mirrored.
+    """Upscales images, and those of folders, to `folder`/NAME_xSCALE.FORMAT; with `recursive` subfolders are mirrored.
 
-    NAME is the file's stem, or its full name if inputs share a stem. A file that cannot be read or upscaled is reported on
-    stderr and does not stop the others. Raises `InputError` if there is nothing to do, an input would be overwritten, two
-    inputs have the same output, or the disk is full.
+    NAME is the file's stem, or its full name if inputs share a stem. What cannot be read or upscaled does not stop the others;
+    it is in `failures`. Raises `InputError` if nothing can be read, an input would be overwritten, two inputs have the same
+    output, the folder is not writable, or the disk is full.
     """
     options, sources = options or OutputOptions(), [sources] if isinstance(sources, Path) else sources
-    jobs = _plan(_find_inputs(sources, folder, options.recursive), folder, upscale.scale, options.format)
     summary = Summary()
+    jobs = _plan(_find_inputs(sources, folder, options.recursive, summary), folder, upscale.scale, options.format)
+    if not jobs:
+        raise_failures(summary)
     if options.skip_existing:
         kept = [job for job in jobs if not job[1].exists()]
         summary.skipped, jobs = len(jobs) - len(kept), kept
-    make_dir(folder)
+    if not os.access(make_dir(folder), os.W_OK):
+        raise InputError(f"{folder} may not be written to: change its permissions, or choose another --sample_dir")
     bar, start, pixels = progress(total=len(jobs), desc=f"x{upscale.scale}", unit="image"), time.monotonic(), 0
 
     def write(file: Path, out: Path, output: Output) -> None:
-        with _Collecting(file, summary):
+        with _Collecting(summary), translate_memory_errors(file):
+            existed = out.exists()
             write_output(out, output, options.quality)
             summary.written.append(out)
+            summary.replaced += existed
 
     with bar, BackgroundWriter() as writer, prefetch_map(_try_to_read, [file for file, _ in jobs]) as decoded:
         for (file, out), source in zip(jobs, decoded, strict=True):
-            with _Collecting(file, summary):
+            with _Collecting(summary), translate_memory_errors(file):
                 if isinstance(source, InputError):
                     raise source
                 with error_context(file):
@@ -106,6 +120,10 @@ def written_summary(summary: Summary, upscale: Upscale) -> str:
     notes = [f"{count} {'image' if count == 1 else 'images'}: {what}" for what, count in summary.lost.items()]
     if summary.skipped:
         notes.append(f"skipped {summary.skipped} whose output exists")
+    if summary.replaced:
+        notes.append(
+            f"replaced {summary.replaced} existing file{'s' * (summary.replaced > 1)}; --skip_existing keeps them"
+        )
     written = summary.written
     what = f"{len(written)} images to {written[0].parent}" if len(written) > 1 else ", ".join(map(str, written))
     how = f" ({upscale.precision}, {upscale.backend})" if isinstance(upscale, NetworkUpscaler) else ""
@@ -123,7 +141,8 @@ def raise_failures(summary: Summary) -> None:
         print(f"failed: {summarize_exception(InputError(message))}", file=sys.stderr)
     if summary.failures:
         raise InputError(
-            f"{len(summary.failures)} of {total} images failed, see the lines above; the others are written"
+            f"{len(summary.failures)} of {total} images failed, see the lines above"
+            + "; the others are written" * bool(summary.written)
         )
 
 
@@ -156,47 +175,56 @@ def _fit_size(sr: np.ndarray, size: tuple[int, int] | int | None) -> np.ndarray:
     return sr if size == (width, height) else resize(sr, size[1], size[0])
 
 
-def _find_inputs(sources: list[Path], folder: Path, recursive: bool) -> list[tuple[Path, Path]]:
-    """(file, its subfolder of the output folder) for each image; files in the output folder are no inputs of a tree."""
+def _find_inputs(sources: list[Path], folder: Path, recursive: bool, summary: Summary) -> list[tuple[Path, Path]]:
+    """(file, its subfolder of the output folder) for each image; files in the output folder are no inputs of a tree.
+
+    A source without images, or that cannot be read, is one of the `summary.failures`.
+    """
     found: list[tuple[Path, Path]] = []
     ignored: Counter[str] = Counter()
     for source in sources:
-        if not source.exists():
-            raise InputError(f"--input {source}: no such file or folder")
-        if not source.is_dir():
-            found.append((source, Path()))
-            continue
-        files = sorted(_walk(source, realpath(folder)) if recursive else source.iterdir())
-        files = [file for file in files if not file.name.startswith(".") and not file.is_dir()]
-        images = [file for file in files if file.suffix.lower() in EXTENSIONS]
-        ignored.update(file.suffix.lower() for file in files if file.suffix.lower() in FOREIGN_EXTENSIONS)
-        if not images:
-            hint = "" if recursive else "; --recursive reads its subfolders too" * any(_walk(source, realpath(folder)))
-            raise InputError(f"{source} holds no images ({', '.join(sorted(EXTENSIONS))}){hint}")
-        found += [(file, file.parent.relative_to(source)) for file in images]
+        with _Collecting(summary), translate_access_errors(source):
+            if not source.exists():
+                raise InputError(f"--input {source}: no such file or folder")
+            if not source.is_dir():
+                found.append((source, Path()))
+                continue
+            known = len(summary.failures)
+            files = sorted(_walk(source, realpath(folder), summary, recursive))
+            files = [file for file in files if not file.name.startswith(".")]
+            images = [file for file in files if file.suffix.lower() in EXTENSIONS]
+            ignored.update(file.suffix.lower() for file in files if file.suffix.lower() in FOREIGN_EXTENSIONS)
+            if not images and len(summary.failures) == known:
+                deeper = not recursive and any(_walk(source, realpath(folder), Summary()))
+                hint = "; --recursive reads its subfolders too" * deeper
+                raise InputError(f"{source} holds no images ({', '.join(sorted(EXTENSIONS))}){hint}")
+            found += [(file, file.parent.relative_to(source)) for file in images]
     if ignored:
-        what = ", ".join(f"{count} {ending}" for ending, count in sorted(ignored.items()))
+        what = ", ".join(f"{count} {suffix}" for suffix, count in sorted(ignored.items()))
         print(f"ignored {what}: {', '.join(sorted(EXTENSIONS))} are read", file=sys.stderr)
     return list({realpath(file): (file, place) for file, place in found}.values())
 
 
-def _walk(source: Path, out: Path) -> Iterator[Path]:
-    """The files of a tree without hidden folders, linked folders and the output folder `out`."""
-    for each in source.iterdir():
-        if not each.is_dir():
+def _walk(source: Path, out: Path, summary: Summary, recursive: bool = True) -> Iterator[Path]:
+    """The files of a folder or tree, without hidden folders, linked folders and the output folder `out`."""
+    entries: list[Path] = []
+    with _Collecting(summary), translate_access_errors(source):
+        entries += source.iterdir()
+    for each in entries:
+        if not os.path.isdir(each):  # false, too, where permission is missing, which reading reports
             yield each
-        elif not each.name.startswith(".") and not each.is_symlink() and realpath(each) != out:
-            yield from _walk(each, out)
+        elif recursive and not each.name.startswith(".") and not each.is_symlink() and realpath(each) != out:
+            yield from _walk(each, out, summary)
 
 
-def _plan(inputs: list[tuple[Path, Path]], folder: Path, scale: int, ending: str) -> list[tuple[Path, Path]]:
+def _plan(inputs: list[tuple[Path, Path]], folder: Path, scale: int, format: str) -> list[tuple[Path, Path]]:
     """(input, output) for each input. `InputError` if an input would be overwritten, or two have the same output."""
     stems = Counter((place, file.stem) for file, place in inputs)
     full = max(stems.values(), default=0) > 1  # a.png beside a.jpg
     jobs: dict[Path, tuple[Path, Path]] = {}
     for file, place in inputs:
         kind = {".tif": "tif", ".tiff": "tif", ".webp": "webp"}.get(file.suffix.lower(), "png")
-        out = folder / place / f"{file.name if full else file.stem}_x{scale}.{kind if ending == 'auto' else ending}"
+        out = folder / place / f"{file.name if full else file.stem}_x{scale}.{kind if format == 'auto' else format}"
         if out in jobs:
             raise InputError(f"{jobs[out][0]} and {file} would both be written to {out}: upscale them separately")
         jobs[out] = file, out
@@ -223,16 +251,12 @@ def _try_to_read(file: Path) -> DecodedFile | InputError:
 class _Collecting:
     """A context manager that notes an image's error in `summary` and goes on; a full disk would fail for the others too."""
 
-    def __init__(self, file: Path, summary: Summary):
-        self._file, self._summary = file, summary
+    def __init__(self, summary: Summary):
+        self._summary = summary
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
-        if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):  # PyTorch's on the CPU
-            error = InputError(f"{self._file}: there is too little memory for it")
-        if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-            error = InputError(f"{self._file}: there is too little memory for it")
         cause = error.__context__ if isinstance(error, InputError) else error
         if isinstance(cause, OSError) and cause.errno in DISK_FULL_ERRNOS:
             return False

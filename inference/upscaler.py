@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -15,7 +17,6 @@ from torch import Tensor, nn
 
 from common.device import full_fp32
 from common.errors import InputError
-from common.malloc import tune_malloc
 from dataset.imresize import resize
 from inference.backends import FP32_MAX, start_backend
 from inference.tiling import Tiler
@@ -41,6 +42,23 @@ def to_uint8(sr: Pixels, protocol: str = "paper") -> Pixels:
 def to_uint16(sr: Tensor) -> Tensor:
     """SR in [0, 1], any shape -> uint16: times 65535 in float32, clamped and rounded."""
     return (sr.float() * 65535).clamp_(0, 65535).round_().to(torch.uint16)
+
+
+@contextmanager
+def translate_memory_errors(path: Path | str) -> Iterator[None]:
+    """Raises an `InputError` that names the image `path` where main memory or that of the GPU runs out."""
+    try:
+        yield
+        return
+    except torch.cuda.OutOfMemoryError:
+        where = "on the GPU"
+    except MemoryError:
+        where = "on this machine"
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # PyTorch's on the CPU
+            raise
+        where = "on this machine"
+    raise InputError(f"{path}: there is too little free memory for it {where}: free some, or use a smaller image")
 
 
 class Upscale(Protocol):
@@ -87,8 +105,6 @@ class NetworkUpscaler:
         compile: bool = False,
     ):
         self.device = torch.device(device)
-        if self.device.type == "cpu":
-            tune_malloc()
         self.net = net.to(self.device).to(memory_format=torch.channels_last).eval()
         self.scale, self.precision = scale, precision
         self.protocol, self.self_ensemble, self._tile = protocol, self_ensemble, tile

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from common.cli import CliParser
-from common.errors import InputError, run_cli, summarize_exception, translate_access_errors
+from common.errors import InputError, run_cli, searched_in, summarize_exception, translate_access_errors
 from common.files import DeferredErrorFile, atomic_write, ensure_not_input
 from model import create_model, get_model_class
 from model.key_mapping import StateDict, inspect_state_dict, to_authors, to_native
@@ -42,7 +42,7 @@ UNWRAP_KEYS = (  # the best weights first: a file may hold EMA weights beside th
     "network",
 )
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DataParallel and DDP, torch.compile: never part of a network
-PARENT_PREFIXES = (
+PARENT_PREFIXES = (  # a module around the network
     "model.",
     "net_g.",
     "netG.",
@@ -50,16 +50,8 @@ PARENT_PREFIXES = (
     "net.",
     "network.",
     "ema_model.",
-)  # a module around the network
-TRAINING_STATE_KEYS = {
-    "options",
-    "images",
-    "step",
-    "window",
-    "net",
-    "optimizer",
-    "sampler",
-}  # of our own training state
+)
+TRAINING_STATE_KEYS = {"options", "images", "step", "window", "net", "optimizer", "sampler"}  # of training/state.py
 
 _reported: set[str] = set()
 
@@ -178,7 +170,7 @@ def load_model(path: Path | str, model: str = "cfsrcnn", scale: int = 2, group: 
     A multi-scale checkpoint works for each of its scales. Raises `InputError`, which says what the file is, if it does not fit.
     """
     if not Path(path).exists():
-        raise InputError(f"{path} does not exist: {_meant(Path(path), scale)}")
+        raise InputError(f"{path} does not exist{searched_in(Path(path))}: {_suggest_path(Path(path), scale)}")
     get_model_class(model)
     state = read_state_dict(path)
     info = inspect_state_dict(state)
@@ -234,8 +226,8 @@ def save_state_dict(state: StateDict, path: Path | str) -> None:
                 torch.save(state, file)
 
 
-def _meant(path: Path, scale: int) -> str:
-    """What a path that does not exist may have meant: the same path with `scale` in it, or the files that exist."""
+def _suggest_path(path: Path, scale: int) -> str:
+    """A suggestion for a path that does not exist: the same path with `scale` in it, or the files that exist."""
     meant = Path(re.sub(r"(?<![A-Za-z0-9])x[234](?![0-9])", f"x{scale}", str(path)))
     if meant != path:
         return f"for --scale {scale} you mean {meant}" + ("" if meant.is_file() else ", which is not there yet either")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
+import io
 import json
+import os
 import resource
 import runpy
 import shutil
@@ -22,6 +26,10 @@ import torch
 from PIL import Image
 from serving import data_server, download, small_archives  # noqa: F401 - fixtures
 from torch import nn
+
+import dataset.benchmark_set
+import dataset.images
+from dataset.images import DecodedImage, read_image
 
 ROOT = Path(__file__).parent.parent
 if hasattr(signal, "SIGHUP"):
@@ -62,6 +70,38 @@ def command(capsys, monkeypatch):
         return Outcome(code, out, err)
 
     return run
+
+
+@pytest.fixture
+def decoded(monkeypatch) -> list[Path]:
+    """The image files decoded by `read_image` from now on, in this order."""
+    files: list[Path] = []
+
+    def read(path: Path | str) -> DecodedImage:
+        files.append(Path(path))
+        return read_image(path)
+
+    for module in (dataset.images, dataset.benchmark_set):
+        monkeypatch.setattr(module, "read_image", read)
+    return files
+
+
+@pytest.fixture
+def forbidden(monkeypatch) -> set[str]:
+    """Names of files and folders that may not be read, also by root, whom permissions do not stop."""
+    names: set[str] = set()
+
+    def guard(function: Callable) -> Callable:
+        def guarded(path: str | Path = ".", *args, **kwargs):
+            if isinstance(path, str | Path) and Path(path).name in names:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return function(path, *args, **kwargs)
+
+        return guarded
+
+    for module, name in ((io, "open"), (builtins, "open"), (os, "scandir"), (os, "listdir")):
+        monkeypatch.setattr(module, name, guard(getattr(module, name)))
+    return names
 
 
 @pytest.fixture

@@ -134,6 +134,22 @@ def test_what_does_not_fit_is_refused(checkpoint):
             load(checkpoint, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "phrase"),
+    [
+        ({"scale": 3}, "not for scale 3: use scale 2 or another file"),
+        ({"scale": 2, "model": "rlfn"}, "does not fit model rlfn scale 2"),
+        ({"model": "nothere"}, "there is no model 'nothere': model takes "),
+        ({"device": "cuda"}, "there is no device 'cuda': PyTorch finds no CUDA GPU here; use cpu or auto"),
+    ],
+)
+def test_errors_name_parameters_and_no_flags(checkpoint, monkeypatch, options, phrase):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError) as error:
+        load(checkpoint, **options)
+    assert phrase in str(error.value) and "--" not in str(error.value)
+
+
 def test_a_gpu_that_is_not_there_is_refused(checkpoint, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)

@@ -43,7 +43,8 @@ def test_every_file_has_a_docstring_and_is_short(trees):
         lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
         assert lines[0].startswith('"""') and ast.get_docstring(tree), path
         assert len(lines) <= 400, path
-    for path, most in {"model/cfsrcnn.py": 150, "train.py": 120, "tcw_sample.py": 120, "div2h5.py": 120}.items():
+    limits = {"model/cfsrcnn.py": 150, "train.py": 120, "tcw_sample.py": 120, "div2h5.py": 120, "solver.py": 280}
+    for path, most in limits.items():
         assert len((ROOT / path).read_text(encoding="utf-8").splitlines()) < most, path
 
 

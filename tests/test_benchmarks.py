@@ -90,7 +90,7 @@ def test_a_short_job_is_repeated_within_a_timing():
 def test_the_training_benchmark_has_rows_for_muon_and_compile():
     rows = training.optimized(["bf16"], ["adam", "muon"], compile=True)
     assert list(rows) == ["bf16", "bf16, compiled", "bf16, muon", "bf16, muon, compiled"]
-    assert rows["bf16, muon, compiled"] == ("bf16", ("--optimizer", "muon", "--compile"))
+    assert rows["bf16, muon, compiled"] == {"precision": "bf16", "optimizer": "muon", "compile": True}
 
 
 def test_the_training_benchmark_compares_steps_samplers_and_parts(monkeypatch, tmp_path, capsys):

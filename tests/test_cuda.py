@@ -1,4 +1,4 @@
-"""The CUDA path against the CPU's. All of it is skipped without a GPU; it has not yet been run on one."""
+"""The CUDA path against the CPU's. All of it is skipped without a GPU."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_the_pixel_shuffle_is_pytorchs_and_keeps_channels_last(factor):
 
 
 @pytest.fixture
-def train(command, training_set, tmp_path):
+def train(command, training_set, tmp_path, one_thread):  # many threads are slow on images so small
     """`train("run", flags...)`: a small run on the GPU in tmp_path/run; returns its log. Flags that come later win."""
 
     def run(folder: str, *flags) -> list[dict]:
@@ -167,6 +167,14 @@ def test_compiled_training_has_the_same_losses(train, precision):
     assert losses(train("compiled", *flags, "--compile")) == pytest.approx(losses(train("eager", *flags)), rel=0.05)
 
 
+@pytest.mark.parametrize(
+    "flags", [(), MUON, pytest.param((*MUON, "--compile", "--precision", "bf16"), marks=needs_bf16)]
+)
+def test_a_recorded_step_has_the_same_losses(train, flags):
+    eager = losses(train("eager", *flags))
+    assert losses(train("graph", *flags, "--cuda_graph")) == pytest.approx(eager, rel=0.02)
+
+
 def test_images_on_the_gpu_and_on_the_host_give_the_same_batches(train):
     found = [losses(train(place, "--preload", place)) for place in ("device", "host")]
     assert found[0] == pytest.approx(found[1], rel=0.01)
@@ -187,7 +195,14 @@ def test_an_out_of_memory_is_one_clear_line(expect_error, training_set, tmp_path
     torch.cuda.set_per_process_memory_fraction(min(1.0, 3e8 / torch.cuda.get_device_properties(CUDA).total_memory))
     try:
         expect_error(
-            "out of memory at step 1", *argv, "--val_data_dir", tmp_path, "--batch_size", 64, "--patch_size", 24
+            "out of memory at step 1",
+            *argv,
+            "--val_data_dir",
+            tmp_path / "none",
+            "--batch_size",
+            64,
+            "--patch_size",
+            24,
         )
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
@@ -195,8 +210,8 @@ def test_an_out_of_memory_is_one_clear_line(expect_error, training_set, tmp_path
 
 
 def test_a_step_does_not_wait_for_the_gpu(training_set, tmp_path):
-    for flags in ((), ("--optimizer", "muon", "--ema", "0.9")):
-        solver = make_solver(tmp_path, 4, 12, "fp32", CUDA, flags)
+    for settings in ({}, {"optimizer": "muon", "ema": 0.9}):
+        solver = make_solver(tmp_path, 4, 12, CUDA, **settings)
         solver.train_step()
         torch.cuda.set_sync_debug_mode("error")
         try:

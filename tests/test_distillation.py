@@ -157,6 +157,26 @@ def test_teachers_that_cannot_be_used_are_one_line(expect_error, teachers, photo
     refuse("is itself read", "--scale", 2, "--teacher", f"rlfn={path}", "--out", path)
 
 
+def test_places_that_cannot_take_the_output_are_one_line(expect_error, teachers, photographs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = ["-m", "training.distillation", "--scale", 2, "--source", photographs, "--workers", 1, *teachers]
+    for out in ("", ".", "/", tmp_path):
+        expect_error("is a folder: name the file to write", *argv, "--out", out)
+    (tmp_path / "file.h5.parts").touch()
+    (tmp_path / "link.h5.parts").symlink_to(tmp_path)
+    for name in ("file.h5", "link.h5"):
+        expect_error(f"{name}.parts is no folder", *argv, "--out", tmp_path / name)
+    expect_error("is given twice", *argv, *teachers, "--out", tmp_path / "out.h5")
+    expect_error("it is a folder", *argv, "--teacher", f"bsrn={tmp_path}", "--out", tmp_path / "out.h5")
+
+
+def test_what_else_is_in_the_folder_of_finished_images_stays(distill, tmp_path):
+    (tmp_path / "out.h5.parts").mkdir()
+    (tmp_path / "out.h5.parts/notes.txt").write_text("mine")
+    assert distill().code == 0
+    assert [file.name for file in (tmp_path / "out.h5.parts").iterdir()] == ["notes.txt"]
+
+
 def test_an_image_too_small_for_a_teacher_is_named(expect_error, teachers, tmp_path):
     Image.new("RGB", (40, 28)).save(tmp_path / "flat.png")
     words = ["--scale", 2, "--source", tmp_path, "--out", tmp_path / "out.h5", "--workers", 1, *teachers]

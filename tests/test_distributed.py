@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -162,6 +163,17 @@ def test_a_bad_launch_environment_is_one_line(data, tmp_path, expect_error, monk
         monkeypatch.setenv(name, value)
     expect_error(phrase, "train.py", *data, *FLAGS, "--ckpt_dir", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_address_that_is_in_use_is_one_line(data, tmp_path, expect_error, monkeypatch):
+    with socket.socket() as other:
+        other.bind(("localhost", 0))
+        other.listen()
+        variables = {"WORLD_SIZE": 2, "RANK": 0, "MASTER_ADDR": "localhost", "MASTER_PORT": other.getsockname()[1]}
+        for name, value in variables.items():
+            monkeypatch.setenv(name, str(value))
+        line = expect_error("the processes cannot meet (", "train.py", *data, *FLAGS, "--ckpt_dir", tmp_path / "run")
+    assert line.endswith("): start them by torchrun or --num_gpu") and not (tmp_path / "run").exists()
 
 
 def test_an_empty_launch_environment_is_one_process(monkeypatch):

@@ -304,9 +304,22 @@ def test_without_flags_div2k_in_the_dataset_folder_becomes_div2k_train_h5(div2k,
         assert set(file) == {"HR", "X2", "X3", "X4"} and len(file["X4"]) == 2
 
 
+def test_from_another_folder_the_defaults_are_in_that_folder(command, expect_error, div2k, tmp_path, monkeypatch):
+    """As those of train.py and of all other commands."""
+    (tmp_path / "elsewhere/dataset").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    expect_error(f"is not in dataset/ or dataset/DIV2K/ in {tmp_path}/elsewhere", "div2h5.py")
+    shutil.move(div2k, "dataset")
+    assert command("div2h5.py").code == 0
+    assert names_in(Path("dataset")) == ["DIV2K", "DIV2K_train.h5"]
+    train = ("train.py", "--patch_size", 4, "--batch_size", 1, "--max_steps", 1)
+    assert command(*train, "--device", "cpu").code == 0
+    assert names_in(Path("checkpoint")) and not (ROOT / "dataset/DIV2K_train.h5").exists()
+
+
 def test_images_come_again_shrunk(command, expect_error, image_folder, tmp_path):
     argv = ["div2h5.py", "--source", image_folder, "--scales", 2, "--out", tmp_path / "train.h5"]
-    assert command(*argv, "--shrink", 0.5, "--hold_out", 1).code == 0
+    assert command(*argv, "--shrink", 0.5, 0.5, "--hold_out", 1).code == 0
     whole = [read_rgb(file) for file in list_images(image_folder)]
     with h5py.File(tmp_path / "train.h5") as file:
         hrs = [file["HR"][number][()] for number in sorted(file["HR"], key=int)]
@@ -316,6 +329,19 @@ def test_images_come_again_shrunk(command, expect_error, image_folder, tmp_path)
         (source,) = (each for each in whole if np.array_equal(each[: len(hr), : hr.shape[1]], hr))
         assert np.array_equal(small, imresize(source, 0.5)[: len(small), : small.shape[1]])
     expect_error("1.5 is not a number from 0.1 to below 1", *argv, "--shrink", 1.5)
+
+
+def test_an_image_that_is_too_small_only_once_it_is_shrunk_blames_the_flag(expect_error, image_folder, tmp_path):
+    argv = ["--source", image_folder, "--out", tmp_path / "train.h5", "--shrink", 0.5, 0.1]
+    line = expect_error("0000.png is 8x6 after --shrink 0.1, smaller than 12x12: shrink less", "div2h5.py", *argv)
+    assert "--shrink 0.5" not in line and not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_named_twice_is_refused(expect_error, image_folder, tmp_path):
+    """Otherwise images held out of the one would be trained on in the other."""
+    (tmp_path / "link").symlink_to(image_folder)
+    argv = ["--source", image_folder, "--hold_out", 1, "--out", tmp_path / "train.h5"]
+    expect_error(f"{tmp_path / 'link'} is given twice", "div2h5.py", *argv, "--extra", tmp_path / "link")
 
 
 # --- images held out ------------------------------------------------------------------------------------------------

@@ -57,6 +57,14 @@ def test_what_is_there_is_not_downloaded_again(command, data_server, download, t
     assert next_command(outcome.out)[-3:] == ["--scales", "2", "3"] and command(*next_command(outcome.out)).code == 0
 
 
+def test_the_default_folder_is_that_of_the_next_command(command, data_server, download, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = [each for each in download("DIV2K", "--scales", 2) if each not in ("--out", tmp_path / "data")]
+    outcome = command(*flags)
+    assert outcome.code == 0 and next_command(outcome.out) == ["div2h5.py", "--scales", "2"]
+    assert command(*next_command(outcome.out)).code == 0 and (tmp_path / "dataset/DIV2K_train.h5").is_file()
+
+
 @pytest.mark.parametrize("place", ["DIV2K_train", "."])
 def test_div2k_elsewhere_in_the_folder_is_completed_there(command, data_server, download, tmp_path, place):
     folder = tmp_path / "data" / place
@@ -145,7 +153,15 @@ def test_a_trap_on_a_mirror_leaves_no_trace(expect_error, data_server, download,
 def test_flags_that_make_no_sense_are_rejected(expect_error, data_server, download):
     expect_error("Set6 cannot be downloaded: choose from DIV2K", *download("Set6"))
     expect_error("only DIV2K has validation images: leave out --valid", *download("Set5", "--valid"))
-    for url in ("example.org", "ftp://example.org/a", "file:///etc"):
+    for url in (
+        "example.org",
+        "ftp://example.org/a",
+        "file:///etc",
+        "http://",
+        "http://a:b",
+        "http://a:99999",
+        "http://[::1",
+    ):
         expect_error(f"{url} is not an http or https URL", *download("Set5"), "--base_url", url)
     assert not data_server.asked
 

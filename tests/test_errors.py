@@ -12,6 +12,7 @@ import torch
 from conftest import ROOT
 
 from common.errors import run_cli
+from dataset.hdf5 import read_hdf5
 
 PRINTS = "from common.errors import run_cli; run_cli(lambda: print('some words'))"
 
@@ -58,3 +59,11 @@ def test_a_closed_terminal_ends_a_command_and_nohup_keeps_it():
         argv = [*prefix, sys.executable, "-c", sends]
         done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, stdin=subprocess.DEVNULL)
         assert (done.returncode, done.stdout, done.stderr) == (code, out, err)
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-"])
+def test_a_command_started_without_output_does_its_work(image_folder, tmp_path, closed):
+    argv = [sys.executable, ROOT / "div2h5.py", "--source", image_folder, "--out", tmp_path / "train.h5"]
+    done = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *argv], cwd=ROOT, capture_output=True, timeout=240)
+    assert done.returncode == 0
+    assert len(read_hdf5(tmp_path / "train.h5", [2])) == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import GOLDEN, sample_image
 from PIL import Image
 
 from dataset.benchmark_set import open_test_set
-from dataset.images import read_rgb
-from evaluation.evaluate import evaluate
+from dataset.images import read_rgb, write_png
+from evaluation.evaluate import evaluate, keep_decoded
 from evaluation.metrics import compute_scores
 from inference.upscaler import BicubicUpscaler
 from model.checkpoint import load_model, save_state_dict
@@ -76,12 +78,37 @@ def test_the_baseline_is_computed_once(command, image_folder, checkpoint, tmp_pa
     assert command("tcw_sample.py", *argv, "--baseline").code == 0 and len(sizes) == 4
 
 
+@pytest.mark.parametrize("flags", [[], ["--baseline"]])
+def test_each_file_is_decoded_once_and_no_sr_image_is_read_back(
+    command, butterfly, checkpoint, tmp_path, decoded, flags
+):
+    argv = ["--test_data_dir", butterfly, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
+    assert command("tcw_sample.py", *argv, *flags).code == 0
+    assert decoded == [butterfly / f"x2/img_003_SRF_2_{kind}.png" for kind in ("HR", "LR")]
+    folder = tmp_path / "out/net/Fly/x2"
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    for kind in ("SR", "HR"):
+        png = base64.b64encode((folder / f"{kind}/img_003_SRF_2_{kind}.png").read_bytes()).decode()
+        assert f'id="image-0-{kind.lower()}">data:image/png;base64,{png}<' in page
+
+
 def test_the_figures_are_kept_though_the_report_fails(expect_error, image_folder, checkpoint, tmp_path):
     folder = tmp_path / "out/net" / image_folder.name / "x2"
     (folder / "report.html").mkdir(parents=True)
     argv = ["--test_data_dir", image_folder, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
     expect_error("report.html is a folder", "tcw_sample.py", *argv, "--baseline")
     assert len(json.loads((folder / "results.json").read_text())["images"]) == 4
+
+
+def test_decoded_images_are_kept_up_to_a_limit(image_folder, decoded):
+    test_set = open_test_set(image_folder, 2)
+    size = 72 * 60 * 3 * 5 // 4  # of a pair in bytes
+    kept = keep_decoded(test_set, limit=2 * size + 1)
+    first, second = (evaluate(BicubicUpscaler(2), kept) for _ in range(2))
+    files = [pair.hr_path for pair in test_set.pairs]
+    assert decoded == [*files, *files[2:]]
+    expected = [row.scores for row in evaluate(BicubicUpscaler(2), test_set).rows]
+    assert [row.scores for row in first.rows] == [row.scores for row in second.rows] == expected
 
 
 def test_a_progress_bar_is_shown_where_it_is_asked_for(butterfly, capsys):
@@ -133,6 +160,20 @@ def test_results_of_another_test_set_of_the_same_name_are_kept(command, butterfl
     assert folders[0] == folders[2] != folders[1] and [file.name for file in folders[0].iterdir()] == ["a.png"]
 
 
+@pytest.mark.parametrize("kind", ["HR", "LR"])
+def test_results_of_other_pixels_under_the_same_names_are_kept(command, butterfly, tmp_path, kind):
+    other = Path(shutil.copytree(butterfly, tmp_path / "other/Fly"))
+    image = other / f"x2/img_003_SRF_2_{kind}.png"
+    write_png(image, 255 - read_rgb(image))
+    argv = ["--model", "bicubic", "--scale", 2, "--sample_dir", tmp_path / "out", "--test_data_dir"]
+    first = sr_folder(command("tcw_sample.py", *argv, butterfly).out)
+    before = {file: file.read_bytes() for file in first.parent.rglob("*") if file.is_file()}
+    second = command("tcw_sample.py", *argv, other)
+    assert f"{first.parent} holds other results, of bicubic: these go to {tmp_path / 'out/bicubic_'}" in second.out
+    assert "(other test_set_sha256)\n" in second.out and sr_folder(second.out) != first
+    assert {file: file.read_bytes() for file in before} == before and len(list((tmp_path / "out").iterdir())) == 2
+
+
 def test_lr_images_of_another_tool_get_one_warning_with_their_share(command, butterfly, tmp_path):
     argv = ["--model", "bicubic", "--test_data_dir", butterfly, "--scale", 2, "--sample_dir", tmp_path / "out"]
     assert "warning" not in command("tcw_sample.py", *argv).out
@@ -162,6 +203,26 @@ def test_an_unusable_pair_is_named_and_never_skipped(expect_error, butterfly, tm
     Image.fromarray(sample_image("coffee.png", 12, 12)).save(butterfly / "x3/tiny_HR.png")
     Image.fromarray(sample_image("coffee.png", 4, 4)).save(butterfly / "x3/tiny_LR.png")
     expect_error("too small to measure", *argv, "--scale", 3)
+
+
+def test_a_network_without_weights_is_told_how_to_name_them(expect_error):
+    expect_error("needs weights: --ckpt_path checkpoint/x2/cfsrcnn_x2.pth", "tcw_sample.py", "--scale", 2)
+    expect_error("--model rlfn needs weights: --ckpt_path FILE", "tcw_sample.py", "--scale", 2, "--model", "rlfn")
+
+
+def test_files_that_may_not_be_read_are_told_from_damaged_ones(expect_error, butterfly, tmp_path, forbidden):
+    argv = ["--model", "bicubic", "--test_data_dir", butterfly, "--scale", 2, "--sample_dir", tmp_path / "out"]
+    forbidden.add("img_003_SRF_2_LR.png")
+    expect_error("LR.png cannot be opened (Permission denied): change its permissions", "tcw_sample.py", *argv)
+
+
+def test_an_image_for_which_memory_is_too_little_is_named(expect_error, image_folder, tmp_path, monkeypatch):
+    def fail(*_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(BicubicUpscaler, "__call__", fail)
+    argv = ["--model", "bicubic", "--test_data_dir", image_folder, "--scale", 2, "--sample_dir", tmp_path / "out"]
+    expect_error("0000.png: there is too little free memory for it on the GPU: free some", "tcw_sample.py", *argv)
 
 
 def test_a_wrong_checkpoint_name_gets_the_one_that_is_meant(expect_error):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 import shutil
 import signal
 import socket
@@ -11,6 +13,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import pooch
 import pytest
 from conftest import largest_file
 from serving import HR, content_of
@@ -114,6 +117,34 @@ def test_a_download_that_goes_on_elsewhere_is_left_alone(expect_error, data_serv
         assert try_lock(file.fileno())
         expect_error("is being downloaded by another process", *download("DIV2K"))
     assert not data_server.asked
+
+
+@pytest.mark.parametrize("name", ["benchmark.tar", "benchmark.tar.part"])
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: os.symlink(path.parent.parent / "precious", path)])
+def test_nothing_but_a_file_is_written_to(expect_error, data_server, download, tmp_path, make, name):
+    (tmp_path / "data/archives").mkdir(parents=True)
+    (tmp_path / "data/precious").mkdir()
+    make(tmp_path / "data/archives" / name)
+    expect_error(f"archives/{name} is no ordinary file", *download("Set5"))
+    assert not data_server.asked
+
+
+def test_a_link_in_place_of_the_part_is_not_followed(expect_error, data_server, download, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    part = leave_part(tmp_path, b"")
+    part.unlink()
+    part.symlink_to(precious)
+    expect_error(f"{HR}.part is no ordinary file", *download("DIV2K"))
+    assert precious.read_text() == "mine" and not data_server.asked
+
+
+def test_the_level_of_poochs_log_is_as_before(data_server, tmp_path, monkeypatch):
+    content = data_server.files["benchmark.tar"]
+    monkeypatch.setattr(pooch.get_logger(), "level", logging.INFO)
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    assert fetch(f"{data_server.url}/benchmark.tar", tmp_path / "a.tar", len(content), digest)
+    assert pooch.get_logger().level == logging.INFO
 
 
 # --- what a server can do wrong -------------------------------------------------------------------------------------

@@ -91,6 +91,38 @@ def test_an_ending_names_the_one_file_that_is_written(command, argv, tmp_path):
     assert outcome.code == 0 and [file.name for file in (tmp_path / "out").iterdir()] == ["figure.png"]
 
 
+@pytest.mark.parametrize("ending", [".jpg", ".TIFF"])
+def test_other_formats_are_refused(expect_error, argv, tmp_path, ending):
+    argv[-1] = f"{argv[-1]}{ending}"
+    expect_error(f"figure{ending}: a figure is written as .png, .pdf or, without an ending, both", *argv)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_of_another_size_is_named(expect_error, argv, tmp_path):
+    write_png(tmp_path / "theirs/cup.png", np.zeros((48, 96, 3), np.uint8))
+    phrase = f"error: {tmp_path}/theirs/cup.png: SR is 96x48 but HR 96x96: they must be one size"
+    expect_error(phrase, *argv, "--compare", f"Theirs={tmp_path / 'theirs'}")
+
+
+def test_images_are_read_once(command, argv, image_file, tmp_path, decoded):
+    write_png(tmp_path / "theirs/cup.png", read_rgb(image_file))
+    decoded.clear()
+    assert command(*argv, "--crops_only", "--compare", f"Theirs={tmp_path / 'theirs'}").code == 0
+    assert decoded == [image_file, tmp_path / "theirs/cup.png"]
+
+
+def test_a_folder_that_is_missing_or_may_not_be_read_is_told_from_an_empty_one(expect_error, argv, tmp_path, forbidden):
+    for name in ("empty", "locked"):
+        (tmp_path / name).mkdir()
+    expect_error("nowhere: no such folder", *argv, "--compare", f"A={tmp_path / 'nowhere'}")
+    expect_error(
+        "empty has neither cup.png nor cupx2.png nor cup_ANYTHING.png", *argv, "--compare", f"A={tmp_path / 'empty'}"
+    )
+    forbidden.add("locked")
+    phrase = "locked cannot be opened (Permission denied): change its permissions"
+    expect_error(phrase, *argv, "--compare", f"A={tmp_path / 'locked'}")
+
+
 def test_a_crop_outside_the_image_is_one_line(command, expect_error, argv, tmp_path):
     expect_error("--crop 80,10,20,20 leaves the image of 96x96 pixels", *argv, "--crop", "80,10,20,20")
     for bad in ("1,2,3", "a,b,c,d", "0,0,2,2"):

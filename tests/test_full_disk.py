@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import threading
 
+import numpy as np
 import pytest
 import torch
 from conftest import largest_file
 from PIL import Image
 
+import training.log
 from common.errors import InputError
 from common.files import atomic_write
 from model.checkpoint import read_state_dict, save_state_dict
+from tests.stress.crash_recovery import board_of, log_of
 from training.log import TrainingLog
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -124,6 +129,62 @@ def test_curves_that_do_not_fit_are_one_line(command, expect_error, image_folder
         expect_error(f"{name} cannot be written (File too large): free some space", *argv)
     assert threading.excepthook == hook
     assert command(*argv).code == 0 and len((tmp_path / "run/log.jsonl").read_text().splitlines()) == 1
+
+
+def test_what_a_full_disk_kept_out_of_the_log_is_written_when_there_is_room(tmp_path):
+    reports = []
+    log = TrainingLog(tmp_path, "run", 0, reports.append)
+    log.write(1, {"loss": 1.0})
+    with largest_file(10):
+        log.log_image(2, np.zeros((8, 8, 3), np.uint8))
+        for step in (2, 3):
+            log.write(step, {"loss": 1.0 / step})
+    assert sorted(line.partition(" cannot be written (File too large): ")[0] for line in reports) == [
+        str(tmp_path / name) for name in ("log.jsonl", "run_tensorboard")
+    ]
+    log.write(4, {"loss": 0.25})
+    assert log.close() == ""
+    assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 3, 4]
+    assert board_of(tmp_path)["loss"] == [(step, pytest.approx(1 / step)) for step in (1, 2, 3, 4)]
+
+
+def test_what_never_fits_is_named_at_the_end(tmp_path):
+    log = TrainingLog(tmp_path, "run", 0, [].append)
+    with largest_file(10):
+        log.write(2, {"loss": 1.0})
+        log.write(4, {"loss": 1.0})
+        missing = log.close()
+    assert missing.split(", ") == [
+        f"{tmp_path / name} lacks the lines of steps 2 to 4" for name in ("log.jsonl", "run_tensorboard")
+    ]
+
+
+@pytest.mark.parametrize("failures", [1, 99])
+def test_a_full_disk_for_the_log_does_not_end_a_run(
+    command, training_set, image_folder, tmp_path, monkeypatch, failures
+):
+    """At the end the exit code tells whether the log is complete."""
+    append, calls = training.log._append, []
+
+    def full(path, lines):
+        calls.append(lines)
+        if len(calls) <= failures:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(path, lines)
+
+    monkeypatch.setattr(training.log, "_append", full)
+    where = ["--train_data_path", training_set, "--val_data_dir", image_folder, "--ckpt_dir", tmp_path / "run"]
+    outcome = command("train.py", *where, *SMALL, "--max_steps", 6)
+    assert outcome.err.count("log.jsonl cannot be written (No space left on device): training goes on") == 1
+    assert "trained to step 6" in outcome.out and (tmp_path / "run/cfsrcnn_6.pth").exists()
+    assert torch.load(tmp_path / "run/cfsrcnn_latest.train.pt", weights_only=True)["step"] == 6
+    assert [step for step, _ in board_of(tmp_path / "run")["loss"]] == [2, 4, 6]
+    if failures == 1:
+        assert outcome.code == 0 and [line["step"] for line in log_of(tmp_path / "run")] == [2, 4, 6]
+    else:
+        assert outcome.code == 2 and not (tmp_path / "run/log.jsonl").exists()
+        assert "the training is complete, but not its log: " in outcome.err
+        assert "log.jsonl lacks the lines of steps 2 to 6" in outcome.err
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])

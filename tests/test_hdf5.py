@@ -74,6 +74,14 @@ def test_images_can_be_taken_into_memory(path):
     assert_holds_all(loaded)
 
 
+def test_compressed_images_are_in_memory_once(tmp_path):
+    as_the_authors(tmp_path / "a.h5", HR, LR, compression="gzip")
+    images = read_hdf5(tmp_path / "a.h5", [2])
+    loaded = images.load_into_memory()
+    assert_holds_all(loaded)
+    assert all(a is b for a, b in zip(images.hr + images.lr[2], loaded.hr + loaded.lr[2], strict=True))
+
+
 def test_a_set_of_more_images_than_a_process_may_open_files_is_mapped(tmp_path):
     write_hdf5(tmp_path / "a.h5", ((HR[0], {2: LR[0]}) for _ in range(300)))
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -16,7 +16,7 @@ from PIL import Image
 from dataset.benchmark_set import open_test_set
 from dataset.images import read_rgb, write_png
 from evaluation.evaluate import evaluate
-from evaluation.html_report import AMPLIFY, COLORS, TEMPLATE, encode_png, error_map, write_report
+from evaluation.html_report import AMPLIFY, COLORS, TEMPLATE, Report, encode_png, error_map
 from evaluation.page import HEAD
 from evaluation.report import write_results
 from inference.upscaler import BicubicUpscaler
@@ -45,16 +45,20 @@ def make_run(folder, **options):
     def upscale(lr):
         return perfect[0] if np.array_equal(lr, perfect[1]) else bicubic(lr) // 3 * 3
 
-    def write_images(pair, sr, hr):
+    def add(pair, hr, lr, sr):
+        pngs = {kind: encode_png(Image.fromarray(image)) for kind, image in (("sr", sr), ("hr", hr))}
         write_png(run / "SR" / pair.sr_name, sr)
         write_png(run / "HR" / f"{pair.hr_path.stem}.png", hr)
+        report.add(pair, hr, lr, sr, pngs)
 
     run = folder / "run"
-    result = evaluate(upscale, test_set, write_images)
-    expected = evaluate(bicubic, test_set)
-    write_results(run / "results.json", ABOUT, result, expected)
-    beside = write_report(run, ABOUT, test_set, result, **options)
-    assert [row.scores for row in beside.rows] == [row.scores for row in expected.rows]
+    run.mkdir()
+    with Report(run, 2, **options) as report:
+        result = evaluate(upscale, test_set, add)
+        expected = evaluate(bicubic, test_set)
+        write_results(run / "results.json", ABOUT, result, expected)
+        report.write(ABOUT, test_set, result)
+    assert [row.scores for row in report.baseline().rows] == [row.scores for row in expected.rows]
     return run
 
 

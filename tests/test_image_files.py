@@ -14,7 +14,7 @@ import tifffile
 from conftest import COLOR, GRAY
 from PIL import Image, ImageCms
 
-from dataset.images import EXTENSIONS, read_frames, read_image
+from dataset.images import read_frames, read_image
 from dataset.imresize import imresize, resize
 
 DEEP = np.random.default_rng(0).integers(0, 65536, (10, 14, 4), np.uint16)
@@ -40,10 +40,6 @@ def upscaled(command, tmp_path):
 def as_bytes(text: str | bytes) -> bytes:
     """What an image library read, whichever way it did."""
     return text.encode("latin-1") if isinstance(text, str) else text
-
-
-def files_in(folder):
-    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
 
 
 # --- depth ------------------------------------------------------------------------------------------------------------
@@ -314,65 +310,6 @@ def test_any_size(upscaled, tmp_path, size, expected):
     Image.fromarray(COLOR).save(tmp_path / "a.png")
     made = np.asarray(Image.open(upscaled(tmp_path / "a.png", "--resize", size)))
     assert np.array_equal(made, resize(imresize(COLOR, 2), expected[1], expected[0]))
-
-
-@pytest.fixture
-def tree(tmp_path):
-    """Three images, one of them damaged, and one that is not read here."""
-    for name in ("in/a.png", "in/deep/er/b.png", "in/.hidden/c.png", "in/deep/d.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(COLOR).save(tmp_path / name)
-    (tmp_path / "in/e.heic").touch()
-    return tmp_path / "in"
-
-
-@pytest.fixture
-def bicubic(tmp_path):
-    """`bicubic(*inputs)`: the command line, with the output within the tree."""
-    start = ["tcw_sample.py", "--model", "bicubic", "--scale", 2, "--sample_dir", tmp_path / "in/out", "--input"]
-    return lambda *rest: [*start, *rest]
-
-
-def test_a_tree_is_mirrored_and_its_output_is_not_read_again(command, bicubic, tree):
-    for _ in range(2):
-        outcome = command(*bicubic(tree, "--recursive"))
-        assert outcome.code == 0 and f"ignored 1 .heic: {', '.join(sorted(EXTENSIONS))}" in outcome.err
-        assert files_in(tree / "out") == ["a_x2.png", "deep/d_x2.png", "deep/er/b_x2.png"]
-
-
-def test_several_inputs_and_one_bad_image_does_not_end_them(command, bicubic, tree):
-    whole = (tree / "a.png").read_bytes()
-    (tree / "bad.png").write_bytes(whole[: len(whole) // 2])
-    outcome = command(*bicubic(tree, tree / "deep/d.png", tree / "deep"))
-    assert outcome.code == 2 and files_in(tree / "out") == ["a_x2.png", "d_x2.png"]
-    assert "failed: " in outcome.err and "bad.png is not a readable image" in outcome.err
-    assert outcome.err.rstrip().endswith("error: 1 of 3 images failed, see the lines above; the others are written")
-
-
-def test_skip_existing_goes_on_where_a_run_stopped(command, bicubic, tree):
-    assert command(*bicubic(tree / "a.png")).code == 0
-    (tree / "out/a_x2.png").write_text("mine")
-    outcome = command(*bicubic(tree, "--recursive", "--skip_existing"))
-    assert outcome.code == 0 and "skipped 1 whose output exists" in outcome.out
-    assert (tree / "out/a_x2.png").read_text() == "mine" and len(files_in(tree / "out")) == 3
-
-
-def test_two_inputs_never_have_one_output(expect_error, bicubic, tree):
-    Image.fromarray(COLOR).save(tree / "deep/a.png")
-    expect_error("would both be written to", *bicubic(tree / "a.png", tree / "deep/a.png"))
-
-
-def test_subfolders_with_images_are_mentioned(expect_error, bicubic, tree):
-    (tree / "a.png").unlink()
-    expect_error("--recursive reads its subfolders too", *bicubic(tree))
-
-
-def test_formats_that_are_not_read_are_named_with_those_that_are(expect_error, bicubic, tree):
-    (tree / "e.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
-    expect_error("it is HEIC; PNG, JPEG, BMP, TIFF", *bicubic(tree / "e.heic"))
-
-
-# --- the process --------------------------------------------------------------------------------------------------------
 
 
 def test_reading_leaves_the_process_as_it_was(tmp_path):

@@ -252,7 +252,7 @@ class Same(nn.Module):
 
 @pytest.mark.parametrize("tile", ["off", 16])
 def test_an_output_of_the_wrong_size_is_a_clear_error(tile):
-    with pytest.raises(InputError, match=r"not \(1, 3, \d+, 60\): wrong --scale\?"):
+    with pytest.raises(InputError, match=r"not \(1, 3, \d+, 60\): it does not upscale by 3$"):
         NetworkUpscaler(Same(), 3, tile=tile)(sample_image("coffee.png", 12, 20))
 
 

@@ -8,6 +8,7 @@ from html import unescape
 import pytest
 from conftest import open_page
 
+from common.errors import FailureLog
 from evaluation.cache import MeanScores
 from evaluation.page import HEAD, html_number
 from evaluation.paper import paper_results
@@ -33,7 +34,7 @@ def file(tmp_path_factory):
     tables = [
         overview_table(rows[1:]),
         quality_table(SET5, rows, [SET5.download_hint(folder / "<b>")]),
-        runtime_table(folder / "none.json"),
+        runtime_table(folder / "none.json", FailureLog()),
     ]
     write_page(folder / "report.html", f"Ours & {NASTY}", [f"By `{NASTY}`.", NASTY], tables)
     return folder / "report.html"

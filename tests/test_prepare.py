@@ -111,7 +111,7 @@ def test_two_files_of_one_stem_are_named(expect_error, source, sets):
     assert not sets.exists()
 
 
-@pytest.mark.parametrize("name", ["a/b", "../up", "..", ".", "", "/", "Mine/"])
+@pytest.mark.parametrize("name", ["a/b", "../up", "..", ".", "", " ", "/", "Mine/", "a\nb", "\x1b[31mred"])
 def test_the_name_must_not_be_a_path(expect_error, source, sets, name):
     expect_error("must be a plain name, not a path", *PREPARE, "--hr", source, "--name", name, "--out", sets)
     assert not sets.exists()

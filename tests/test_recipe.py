@@ -13,7 +13,7 @@ from PIL import Image
 from model import create_model
 from model.checkpoint import save_state_dict
 
-STEPS = ["STEPS_24=2", "STEPS_48=1", "STEPS_48B=1", "MAX_STEPS=1"]
+STEPS = ["STEPS_24=2", "STEPS_48=1", "STEPS_48B=1", "STEPS_FIRST=1", "MAX_STEPS=1"]
 TINY = [*STEPS, "WARMUP=1", "PRECISION=fp32", f"RUN={sys.executable}"]
 
 
@@ -48,7 +48,7 @@ def test_weights_from_a_folder_of_images(photographs, teachers, tmp_path):
     assert "targets: mean output of rlfn, bsrn" in made.stdout
     log = [json.loads(line) for line in (runs / "x2/log.jsonl").read_text().splitlines()]
     steps = [(line["run"].removeprefix("cfsrcnn_"), line["step"]) for line in log]
-    assert steps == [("x2", 2), ("x2_48", 1), ("x2_48b", 1), ("x2_distilled", 1)]
+    assert steps == [("x2", 2), ("x2_48", 1), ("x2_48b", 1), ("x2_distilled_first", 1), ("x2_distilled", 1)]
     assert all(line["validation"] for line in log)  # on the images held out
     weights = [(runs / f"x2/cfsrcnn_x2_distilled{ending}.pth").read_bytes() for ending in ("", "_1")]
     assert weights[0] == weights[1]
@@ -67,10 +67,17 @@ def test_x3_and_x4_start_from_x2_and_learn_from_the_teachers_there_are(teachers,
 
 def test_without_teachers_the_targets_are_the_photographs(tmp_path):
     shown = make("--dry-run", "train-x4", "IMAGES=photographs", f"RUNS={tmp_path}").stdout
-    assert "training.distillation" not in shown and "--hard_crops 4 --max_minutes 62" in shown
+    assert "training.distillation" not in shown
+    assert "--batch_size 8 --patch_size 36 --lr 1e-3 --ema 0.998 --hard_crops 4 --max_minutes 62" in shown
     assert (
         f"--train_data_path {tmp_path}/photographs_x4.h5 --pretrained {tmp_path}/x2/cfsrcnn_x2_photographs.pth" in shown
     )
+
+
+def test_on_a_gpu_the_last_stage_is_that_of_the_pretrained_weights(tmp_path):
+    shown = make("--dry-run", "train-x3", "GPU=1", "IMAGES=photographs", f"RUNS={tmp_path}").stdout
+    assert "--batch_size 20 --patch_size 64 --lr 2e-3 --ema 0.999 --warmup 300 --cuda_graph" in shown
+    assert "--max_minutes 1.58" in shown and "--shrink 0.8 0.6" in shown and "--shrink 0.75 0.5" in shown
 
 
 def test_pictures_is_the_former_name_of_the_variable(tmp_path):

@@ -61,6 +61,7 @@ def test_the_x2_checkpoint_is_there_and_small():
 def test_every_command_explains_itself(command, argv):
     outcome = command(*argv.split(), "--help")
     assert outcome.code == 0 and "usage: " in outcome.out
+    assert outcome.out.endswith("Relative paths, defaults too, are relative to the working directory.\n")
     assert "default: None" not in outcome.out and "default: False" not in outcome.out and str(ROOT) not in outcome.out
 
 
@@ -73,7 +74,7 @@ def test_the_papers_training_command_is_understood(expect_error, tmp_path, monke
         f"--ckpt_dir checkpoint/cfsrcnnx{scale} --scale {scale} --num_gpu 1"
     )
     made = "make it with `python div2h5.py`, from DIV2K (`python -m dataset.download DIV2K`)"
-    expect_error(f"dataset/DIV2K_train.h5 does not exist: {made}", *command.split())
+    expect_error(f"dataset/DIV2K_train.h5 does not exist in {tmp_path}: {made}", *command.split())
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -83,13 +84,22 @@ def test_the_papers_benchmark_command_is_understood(expect_error, tmp_path, monk
         f"tcw_sample.py --model cfsrcnn --test_data_dir dataset/Urban100 --scale {scale} "
         f"--ckpt_path {PRETRAINED[0]} --sample_dir samples_urban100_x{scale}"
     )
-    expect_error("dataset/Urban100 does not exist" if scale == 2 else "is an x2 CFSRCNN", *command.split())
+    expect_error(
+        f"dataset/Urban100 does not exist in {tmp_path}: " if scale == 2 else "is an x2 CFSRCNN", *command.split()
+    )
+
+
+def test_the_tables_of_the_paper_say_where_data_were_looked_for(expect_error, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expect_error(f"--data dataset: no such folder in {tmp_path}; name", "-m", "evaluation.paper")
+    (tmp_path / "dataset").mkdir()
+    expect_error(f"--checkpoints checkpoint: no such file or folder in {tmp_path}; name", "-m", "evaluation.paper")
 
 
 def test_the_papers_hdf5_command_says_what_it_lacks(expect_error, monkeypatch, tmp_path):
     import dataset.training_set  # the module that would write
 
     monkeypatch.setattr(dataset.training_set, "write_hdf5", lambda *_: pytest.fail("nothing is there to write"))
-    if not any((ROOT / "dataset").glob("**/DIV2K_train_HR")):
-        line = expect_error("DIV2K_train_HR is not in dataset/", "div2h5.py")
-        assert "`python -m dataset.download DIV2K`" in line
+    monkeypatch.chdir(tmp_path)
+    line = expect_error(f"DIV2K_train_HR is not in dataset/ or dataset/DIV2K/ in {tmp_path}", "div2h5.py")
+    assert "`python -m dataset.download DIV2K`" in line

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -153,3 +154,77 @@ def test_without_locks_it_is_said_once(no_flock, capsys, tmp_path):
         with run_lock(tmp_path / "other_runs", "run"):
             pass
     assert capsys.readouterr().err.count(f"{tmp_path / 'other_runs'}: file locks do not work here") == 1
+
+
+FAILING_FLOCK = """
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static int calls;
+
+int flock(int handle, int operation) {
+    if (calls++ < atoi(getenv("FLOCK_FAILURES"))) {
+        errno = atoi(getenv("FLOCK_ERRNO"));
+        return -1;
+    }
+    return syscall(SYS_flock, handle, operation);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def failing_flock(tmp_path_factory):
+    """`failing_flock(errno, times)`: the environment in which the C library's `flock` fails so, for the first `times` calls."""
+    if not (sys.platform == "linux" and shutil.which("gcc")):
+        pytest.skip("no gcc to compile the failing flock with")
+    folder = tmp_path_factory.mktemp("flock")
+    (folder / "flock.c").write_text(FAILING_FLOCK)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "flock.so", folder / "flock.c"], check=True)
+    return lambda code, times: {
+        **os.environ,
+        "LD_PRELOAD": str(folder / "flock.so"),
+        "FLOCK_ERRNO": str(code),
+        "FLOCK_FAILURES": str(times),
+    }
+
+
+@pytest.mark.parametrize("code", [errno.EAGAIN, errno.ENOLCK, errno.EIO, errno.EINTR])
+def test_a_run_ends_well_where_the_system_has_no_locks(failing_flock, training_set, tmp_path, code):
+    """Not only where Python's `flock` is replaced: as on network mounts, below all libraries."""
+    where = [
+        "--ckpt_dir",
+        tmp_path / "runs",
+        "--ckpt_name",
+        "run",
+        "--train_data_path",
+        training_set,
+        "--device",
+        "cpu",
+    ]
+    argv = ["train.py", *where, "--max_steps", 2, "--print_interval", 1, "--batch_size", 1, "--patch_size", 4]
+    interrupted = code == errno.EINTR  # passes, so that Python tries again
+    env = failing_flock(code, 3 if interrupted else 1_000_000_000)
+    done = subprocess.run(
+        [sys.executable, *map(str, argv)], capture_output=True, text=True, cwd=ROOT, env=env, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("file locks do not work here") == (0 if interrupted else 1)
+    lines = (tmp_path / "runs/log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+    left = {name for name in os.listdir(tmp_path / "runs") if not name.startswith("run_")}
+    assert left == {"log.jsonl"} and (tmp_path / "runs/run_2.pth").is_file()
+
+
+def test_after_one_vain_wait_for_a_folder_it_is_waited_for_no_more(tmp_path, capsys, monkeypatch):
+    """A training run locks its log at every interval."""
+    monkeypatch.setattr("common.locks.WAIT", 0.1)
+    with locked(tmp_path):
+        with locked(tmp_path):
+            pass
+        monkeypatch.setattr("common.locks.WAIT", 1e9)
+        with locked(tmp_path):
+            pass
+    assert capsys.readouterr().err.count("file locks do not work here") == 1

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
+from training.config import TrainConfig
 from training.schedule import Clock, learning_rate
 
-COSINE = SimpleNamespace(lr=1.0, decay=100, max_steps=1000, warmup=0, lr_schedule="cosine")
+COSINE = TrainConfig(lr=1.0, decay=100, max_steps=1000, warmup=0, lr_schedule="cosine")
 
 
 def test_without_a_limit_the_clock_changes_nothing():
@@ -35,6 +35,18 @@ def test_between_two_agreements_time_is_extrapolated_by_the_steps():
     clock.agree(10, 25.0, stepping=False)  # a validation of 15 seconds
     assert clock.schedule_step(20) == pytest.approx(1000 * 35 / 60)
     assert not clock.is_over(44) and clock.is_over(45)
+
+
+def test_processes_agree_every_two_seconds_and_every_fifty_steps_at_least():
+    clock = Clock(None, 1000)
+    assert clock.is_due(1)  # the speed is not known yet
+    clock.agree(1, 8.0)  # a slow first step
+    assert clock.is_due(2)
+    for step, elapsed, due in ((2, 8.5, 6), (6, 10.5, 10), (10, 10.6, 60), (60, 11.0, 110), (110, 311.0, 111)):
+        clock.agree(step, elapsed)  # with half a second for each step, and later 25 ms, 8 ms, 6 s
+        assert not any(clock.is_due(each) for each in range(step, due)) and clock.is_due(due), step
+    clock.agree(111, 1e4, stepping=False)  # a validation says nothing on the speed
+    assert clock.is_due(112)
 
 
 def test_a_run_stops_with_the_time_annealed_and_counts_resumed_time(command, monkeypatch, training_set, tmp_path):

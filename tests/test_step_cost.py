@@ -24,10 +24,10 @@ def test_a_read_on_the_host_would_raise():
         bool(torch.ones(()).isfinite())
 
 
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # by deepcopy, for the EMA weights
 @pytest.mark.parametrize(("precision", "optimizer"), MAX_LAUNCHES)
 def test_a_training_step_reads_nothing_on_the_host_and_launches_few_kernels(precision, optimizer):
-    flags = ("--optimizer", optimizer, "--ema", "0.99", "--lr_schedule", "cosine", "--warmup", "3")
-    launches = count_launches(precision, flags)
+    launches = count_launches(precision=precision, optimizer=optimizer, ema=0.99, lr_schedule="cosine", warmup=3)
     assert launches["aten::convolution"] == 46 and launches["aten::convolution_backward"] == 92
     assert sum(launches.values()) <= MAX_LAUNCHES[precision, optimizer], launches
 

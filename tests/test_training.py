@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -24,6 +24,7 @@ from model.checkpoint import read_state_dict
 from model.init import init_weights
 from solver import Solver
 from tests.stress.crash_recovery import log_of
+from training.config import TrainConfig
 from training.schedule import learning_rate
 
 SMALL = ["--patch_size", 8, "--batch_size", 2, "--init", "identity", "--device", "cpu", "--print_interval", 5]
@@ -163,7 +164,8 @@ def test_it_says_what_it_does(train, tmp_path):
     assert "step 5: loss" in outcome.out + outcome.err
     assert "images/s" in outcome.err
     line = json.loads((tmp_path / "run/log.jsonl").read_text())
-    assert line.keys() == {"run", "step", "loss", "grad_norm", "lr", "seconds", "images_per_second", "validation"}
+    measured = {"validation", "bicubic"}
+    assert line.keys() == {"run", "step", "loss", "grad_norm", "lr", "seconds", "images_per_second"} | measured
     board = EventAccumulator(str(tmp_path / "run/cfsrcnn_tensorboard")).Reload()
     assert {"loss", "lr", "grad_norm", "validation/psnr_x2"} <= set(board.Tags()["scalars"])
     assert board.Tags()["images"] == ["SR"]
@@ -307,7 +309,10 @@ def test_images_smaller_than_the_patch_are_named(expect_error, training_set, tmp
         (["--batch_size", 10**12], "the patches alone need more than"),
         (["--batch_size", 10**400], "the patches alone need more than"),
         (["--patch_size", 10**9], "--patch_size 1000000000"),
-        (["--accumulate", 3], "divides the patches of each process"),
+        (
+            ["--accumulate", 3],
+            "divides the patches of each process, which are --batch_size 2 / --num_gpu 1: use 2 at most",
+        ),
         (["--model", "nonesuch"], "--model takes"),
         (["--pretrained", "nowhere.pth"], "nowhere.pth does not exist"),
         (["--train_data_path", "nowhere.h5"], "python div2h5.py"),
@@ -319,9 +324,9 @@ def test_flags_that_make_no_sense_get_one_line(expect_error, training_set, tmp_p
 
 
 def test_the_papers_schedule_halves_and_the_cosine_ends_at_zero():
-    args = SimpleNamespace(lr=1e-4, decay=400_000, max_steps=600_000, warmup=0, lr_schedule="step")
+    args = TrainConfig(lr=1e-4, decay=400_000, max_steps=600_000, warmup=0, lr_schedule="step")
     assert [learning_rate(step, args) for step in (0, 399_999, 400_000)] == [1e-4, 1e-4, 5e-5]
-    args.lr_schedule, args.warmup = "cosine", 100
+    args = replace(args, lr_schedule="cosine", warmup=100)
     assert learning_rate(0, args) == pytest.approx(1e-6) and learning_rate(300_000, args) == pytest.approx(5e-5)
     assert learning_rate(600_000, args) == 0
 

@@ -43,7 +43,9 @@ def shell(command: str, training_set, folder) -> int:
     return subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, timeout=120).returncode
 
 
-@pytest.mark.parametrize("command", ["TRAIN | head -n 1", "TRAIN 2>&1 | head -n 1", "TRAIN >&- 2>&-"])
+@pytest.mark.parametrize(
+    "command", ["TRAIN | head -n 1", "TRAIN 2>&1 | head -n 1", "TRAIN >&- 2>&-", "TRAIN >/dev/full 2>&1"]
+)
 def test_training_goes_on_without_a_reader(training_set, tmp_path, command):
     assert shell(command, training_set, tmp_path / "run") == 0
     assert (tmp_path / "run/cfsrcnn_4.pth").exists() and len(log_of(tmp_path / "run")) == 4

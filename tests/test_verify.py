@@ -115,7 +115,13 @@ def test_what_cannot_be_compared_is_one_line(expect_error, tiny, tmp_path, image
     expect_error("known are Tiny, More", *VERIFY, image_folder)
     shutil.rmtree(tiny)
     expect_error("does not exist", *VERIFY, tiny)
+    tiny.touch()
+    expect_error("Tiny is a file: name the folder", *VERIFY, tiny)
     as_more = tmp_path / "More"
+    as_more.mkdir()
+    expect_error("More holds no images", *VERIFY, as_more)
+    as_more.rmdir()
+    expect_error("is one scale of a test set: name the folder around it, Tiny", *VERIFY, tiny / "x2")
     shutil.copytree(image_folder, as_more)
     expect_error("nothing to compare", *VERIFY, as_more)
 

@@ -1,17 +1,73 @@
-"""What the flags of `train.py` must fulfil together, beyond what each of them takes."""
+"""The settings of a training run and their defaults, and the checks that concern several settings or the machine."""
 
 from __future__ import annotations
 
-import argparse
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from common.device import check_precision, has_tf32
 from common.errors import InputError
+from training.cuda_graph import check_cuda_graph
+from training.distributed import DistributedContext
 
 
-def check_flags(args: argparse.Namespace) -> None:
+@dataclass(frozen=True)
+class TrainConfig:
+    """One field for each flag of `train.py` that has an effect, with the same name and default.
+
+    `check_flags` and `Solver` raise `InputError` for values that make no sense.
+    """
+
+    # the paper's flags; the defaults are those of the authors' code
+    model: str = "cfsrcnn"  # model/NAME.py
+    scale: int = 2  # 0: one network for x2, x3 and x4
+    group: int = 1
+    patch_size: int = 64  # LR pixels
+    batch_size: int = 64  # patches per step, of all processes together
+    max_steps: int = 200_000
+    decay: int = 150_000  # steps per halving of the learning rate
+    lr: float = 1e-4
+    clip: float = 10.0  # largest gradient norm; 0: no clipping
+    loss_fn: str = "MSE"
+    num_gpu: int = 1
+    train_data_path: str = "dataset/DIV2K_train.h5"
+    ckpt_dir: str = "checkpoint"
+    ckpt_name: str = "cfsrcnn"
+    print_interval: int = 1000  # steps
+    verbose: bool = False
+    # recipe
+    optimizer: str = "adam"
+    lr_schedule: str = "step"
+    warmup: int = 0  # steps
+    init: str = "default"
+    ema: float = 0.0  # decay per step; 0: no EMA weights
+    max_minutes: float | None = None
+    hard_crops: int = 1  # candidates per crop
+    seed: int = 0
+    # data
+    val_data_dir: str = "dataset/Set5"
+    pretrained: str | None = None
+    # speed
+    device: str = "auto"
+    precision: str = "fp32"
+    tf32: bool | None = None  # fp32 convolutions in TF32 on CUDA; None: as PyTorch is set, which is yes
+    accumulate: int = 1  # micro-batches per step; 0: as few as fit on the GPU
+    compile: bool = False
+    compile_mode: str = "default"
+    cuda_graph: bool = False
+    preload: str = "auto"
+    # output
+    resume: bool = False
+
+    def divergence_advice(self) -> str:
+        """What to do about losses or weights that grow without bound."""
+        return "try a lower --lr or --clip" if self.clip else "try a lower --lr, or --clip, which is off"
+
+
+def check_flags(args: TrainConfig) -> None:
     """Raises `InputError` for flags that parse but make no sense together or on this machine."""
     if Path(args.ckpt_name).name != args.ckpt_name or not args.ckpt_name:
         raise InputError(f"--ckpt_name {args.ckpt_name!r} must be a plain name, the folder is --ckpt_dir")
@@ -25,9 +81,26 @@ def check_flags(args: argparse.Namespace) -> None:
     if args.batch_size // args.num_gpu < args.accumulate:
         raise InputError(
             f"--accumulate {args.accumulate} divides the patches of each process, which are --batch_size "
-            f"{args.batch_size} / --num_gpu {args.num_gpu}: use a smaller one"
+            f"{args.batch_size} / --num_gpu {args.num_gpu}: use {args.batch_size // args.num_gpu} at most"
         )
     if args.num_gpu > 1 and args.device in ("auto", "cuda") and 0 < torch.cuda.device_count() < args.num_gpu:
-        raise InputError(f"--num_gpu {args.num_gpu}: this machine has {torch.cuda.device_count()}")
+        have = torch.cuda.device_count()
+        raise InputError(f"--num_gpu {args.num_gpu}: this machine has {have}; use at most {have}, or --device cpu")
     if args.warmup > args.max_steps:
         raise InputError(f"--warmup {args.warmup} is longer than --max_steps {args.max_steps}: shorten it")
+
+
+def check_machine(args: TrainConfig, context: DistributedContext) -> None:
+    """Raises `InputError` for settings that do not fit the device or the number of processes."""
+    check_precision(context.device, args.precision)
+    if args.tf32 and not has_tf32(context.device):
+        raise InputError(
+            f"--tf32 is for CUDA GPUs from compute capability 8.0 on, not for {context.device}: leave it out"
+        )
+    if args.cuda_graph:
+        check_cuda_graph(context.device, context.world_size, args.scale)
+    if args.batch_size < context.world_size:
+        raise InputError(
+            f"--batch_size {args.batch_size} is the whole batch, too small for {context.world_size} processes: "
+            "use a larger one, or start fewer"
+        )

@@ -24,11 +24,8 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#00
 DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (3, 2)), (0, (1, 1)))
 MAX_STEPS = 10**15  # Matplotlib overflows on larger integers
 MARKERS = {"x2": "o", "x3": "^", "x4": "s"}
-FORMATS = {
-    ".png": {},
-    ".svg": {"Date": None},
-    ".pdf": {"CreationDate": None},
-}  # metadata without dates, for reproducible files
+# suffix -> metadata for Matplotlib: without dates, for reproducible files
+FORMATS = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
 @dataclass

@@ -1,24 +1,20 @@
-"""The training data of a run: where the images lie, the patches, and the line that says what is about to happen."""
+"""The training data of a run: where the images are kept, the patch sampler, and the line printed at the start."""
 
 from __future__ import annotations
 
-import argparse
-
+import torch
 from torch import nn
 
-from common.device import available_memory
+from common.device import available_memory, runs_in_tf32
 from common.errors import InputError
-from dataset.benchmark_set import BenchmarkSet, MissingTestSetError, open_test_set
 from dataset.hdf5 import TrainingImages, read_hdf5
 from dataset.patches import PatchSampler
-from evaluation.evaluate import evaluate
-from inference.upscaler import BicubicUpscaler
+from training.config import TrainConfig
 from training.distributed import DistributedContext
+from training.memory import fits_beside_training
 
 
-def load_images(
-    args: argparse.Namespace, context: DistributedContext, scales: tuple[int, ...]
-) -> tuple[TrainingImages, str]:
+def load_images(args: TrainConfig, context: DistributedContext, scales: tuple[int, ...]) -> tuple[TrainingImages, str]:
     """The images of `--train_data_path` at `scales`, and "device" or "host": where `--preload` keeps them.
 
     Raises `InputError` if the file cannot be used, or if the patches of a batch alone do not fit into memory.
@@ -27,8 +23,11 @@ def load_images(
     images = read_hdf5(args.train_data_path, scales)
     preload = args.preload
     if preload == "auto":
-        fits = images.nbytes < 0.6 * available_memory(context.device)
-        preload = "device" if fits and (cuda or context.world_size == 1) else "host"  # mapped, processes share one copy
+        if cuda:
+            fits = fits_beside_training(images.nbytes, args, context)
+        else:  # mapped, several processes share one copy
+            fits = context.world_size == 1 and images.nbytes < 0.6 * available_memory(context.device)
+        preload = "device" if fits else "host"
     if preload == "device" and not cuda:
         images = images.load_into_memory()
     _check_batch(args, context, scales)
@@ -36,58 +35,44 @@ def load_images(
 
 
 def start_line(
-    args: argparse.Namespace, context: DistributedContext, net: nn.Module, images: TrainingImages, preload: str
+    args: TrainConfig, context: DistributedContext, net: nn.Module, images: TrainingImages, preload: str
 ) -> str:
-    """One line on the network, the data, the device and the length of the run."""
+    """One line on the network, the data, the device and the length of the run; with `--verbose` the network as well."""
     place = {"host": "mapped from the file", "device": "on the GPU" if context.device.type == "cuda" else "in memory"}
     weights = sum(weight.numel() for weight in net.parameters() if weight.requires_grad)
     processes = f" x {context.world_size} processes" if context.world_size > 1 else ""
+    precision = args.precision + " (TF32)" * (args.precision == "fp32" and runs_in_tf32(context.device, args.tf32))
     limit = f" or {args.max_minutes:g} minutes" if args.max_minutes else ""
     return (
         f"{args.model} {'x2, x3, x4' if args.scale == 0 else f'x{args.scale}'}: {weights:,} parameters | "
         f"{len(images)} images, {images.nbytes / 1e9:.2f} GB {place[preload]} | {context.device}{processes}, "
-        f"{args.precision} | {args.max_steps:,} steps{limit} of {args.batch_size} LR patches of "
-        f"{args.patch_size}x{args.patch_size}"
+        f"{precision} | {args.max_steps:,} steps{limit} of {args.batch_size} LR patches of "
+        f"{args.patch_size}x{args.patch_size}" + (f"\n{net}" if args.verbose else "")
     )
 
 
-def build_sampler(
-    args: argparse.Namespace, context: DistributedContext, images: TrainingImages, preload: str
-) -> PatchSampler:
-    """The batches of a run. `InputError` if the patches do not fit into the images."""
-    return PatchSampler(
-        images,
-        args.patch_size,
-        args.batch_size,
-        args.seed,
-        context.device,
-        on_device=context.device.type == "cuda" and preload == "device",
-        shard=context.shard(args.batch_size),
-        hard_crops=args.hard_crops,
-        hide=not context.is_main_process,
-    )
+def build_sampler(args: TrainConfig, context: DistributedContext, images: TrainingImages, preload: str) -> PatchSampler:
+    """The batches of a run. `InputError` if the patches do not fit into the images, or the images not onto the GPU."""
+    try:
+        return PatchSampler(
+            images,
+            args.patch_size,
+            args.batch_size,
+            args.seed,
+            context.device,
+            on_device=context.device.type == "cuda" and preload == "device",
+            shard=context.shard(args.batch_size),
+            hard_crops=args.hard_crops,
+            hide=not context.is_main_process,
+        )
+    except torch.cuda.OutOfMemoryError:
+        raise InputError(
+            f"the {images.nbytes / 1e9:.2f} GB of images do not fit on the GPU: use --preload host"
+        ) from None
 
 
-def open_validation_sets(
-    args: argparse.Namespace, context: DistributedContext, scales: tuple[int, ...]
-) -> list[BenchmarkSet]:
-    """The validation sets at the available scales; missing sets are reported, incomplete ones raise `InputError`."""
-    test_sets, missing = [], []
-    for scale in scales:
-        try:
-            test_sets.append(open_test_set(args.val_data_dir, scale))
-        except MissingTestSetError as error:
-            missing.append(error)
-    if missing and context.is_main_process:
-        print(f"training without {'some ' if test_sets else ''}validation: {missing[0]}", flush=True)
-    for test_set in test_sets:  # an unusable pair fails now, not after the first interval
-        bar = f"checking {test_set.name} x{test_set.scale}" if context.is_main_process else None
-        evaluate(BicubicUpscaler(test_set.scale), test_set, check_lr=False, bar=bar)
-    return test_sets
-
-
-def _check_batch(args: argparse.Namespace, context: DistributedContext, scales: tuple[int, ...]) -> None:
-    """`InputError` for a batch whose patches alone cannot lie in memory, before the time to draw it is spent."""
+def _check_batch(args: TrainConfig, context: DistributedContext, scales: tuple[int, ...]) -> None:
+    """`InputError` if the patches of a batch do not fit into memory, before time is spent on drawing them."""
     free = available_memory(context.device)
     pixels = -(-args.batch_size // context.world_size) * args.patch_size**2 * (1 + max(scales) ** 2)
     if 12 * pixels > free:  # three values of four bytes each

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import shutil
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,14 +19,16 @@ import numpy as np
 from common import SCALES
 from common.cli import CliParser, bounded, non_negative_int
 from common.device import pick_device
-from common.errors import run_cli
-from common.files import atomic_write, ensure_not_input
+from common.errors import InputError, run_cli
+from common.files import TEMP_PREFIX, atomic_write, ensure_not_input
+from common.malloc import tune_malloc
 from dataset.prepare import add_padding_flag
 from dataset.training_set import downscale_factor, write_training_set
 from evaluation.cache import hash_files
 from inference.upscaler import to_uint8
 from training.teachers import Teacher, TeacherPool
 
+PART_NAME = re.compile(r"[0-9a-f]{32}")  # of a finished image
 FORMAT = "1"  # of the finished images; another one when the same settings give other targets
 
 
@@ -75,23 +77,38 @@ def distill(
 ) -> None:
     """Writes the training set `out` as `write_training_set` does, with targets by `TargetMaker`; images held out stay HR.
 
-    `workers`: processes on the CPU (0: one per core). A call that was stopped goes on where it was when it is made again.
-    Raises `InputError` as `write_training_set` and `TeacherPool` do; what stood at `out` before is then untouched.
+    `workers`: processes on the CPU (0: one per core). After an interruption, the same call resumes.
+    Raises `InputError` as `write_training_set` and `TeacherPool` do; an existing file at `out` is then unchanged.
     """
+    if out.is_dir():
+        raise InputError(f"{out} is a folder: name the file to write, such as {out / 'train.h5'}")
     ensure_not_input(out, [each.path for each in teachers])
+    if twice := next((each for number, each in enumerate(teachers) if each in teachers[:number]), None):
+        raise InputError(f"--teacher {twice} is given twice: name each once")
     workers = workers or os.cpu_count() or 1
     parts = out.with_name(f"{out.name}.parts")
+    if parts.is_symlink() or (parts.exists() and not parts.is_dir()):
+        raise InputError(f"{parts} is no folder, but the finished images go there: move it away")
     with TeacherPool(teachers, scale, pick_device(device), self_ensemble, workers) as pool:
         files = [f"{each.model} {hash_files([each.path], names=False)}" for each in teachers]
         settings = " ".join([FORMAT, f"x{scale}", *files, f"{self_ensemble} {weight!r}"])
         maker = TargetMaker(pool, scale, weight, parts, settings)
         threads = workers + 1  # one image is read while as many are computed as there are processes
         write_training_set(sources, out, [scale], padding, threads, hold_out, shrink, maker)
-    shutil.rmtree(parts, ignore_errors=True)
+    _remove_parts(parts)
     names = ", ".join(each.model for each in teachers)
     how = f"targets: mean output of {names}" + " over 8 transforms" * self_ensemble
     mix = "" if weight == 1 else f", {weight:g} of it and {1 - weight:g} of HR"
     print(how + mix + (f"; {maker.reused} images were finished before" if maker.reused else ""))
+
+
+def _remove_parts(parts: Path) -> None:
+    """Removes the finished images and, if nothing else is in it, their folder."""
+    with suppress(OSError):
+        for part in parts.iterdir():
+            if PART_NAME.fullmatch(part.name) or part.name.startswith(TEMP_PREFIX):
+                part.unlink()
+        parts.rmdir()
 
 
 def teacher(text: str) -> Teacher:
@@ -149,6 +166,7 @@ def parse_flags() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_flags()
+    tune_malloc()
     distill(
         args.source,
         args.out,

@@ -13,7 +13,8 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from functools import partial
+from typing import TextIO, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import InputError, LaunchError, stop_signals, summarize_exception
+from training.per_scale import PerScaleDDP
 
 Item = TypeVar("Item")
 FIX_LAUNCH = "unset it, or start the processes by torchrun or --num_gpu"
@@ -120,8 +122,11 @@ class DistributedContext:
             if not dist.is_initialized():
                 try:
                     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-                except ValueError as error:  # MASTER_ADDR, MASTER_PORT
-                    raise LaunchError(f"{summarize_exception(error)}: {FIX_LAUNCH}") from None
+                except (ValueError, dist.DistError) as error:  # MASTER_ADDR, MASTER_PORT
+                    why = summarize_exception(error)[:200]
+                    raise LaunchError(
+                        f"the processes cannot meet ({why}): start them by torchrun or --num_gpu"
+                    ) from None
             self.world_size, self.rank = dist.get_world_size(), dist.get_rank()
 
     @property
@@ -129,20 +134,29 @@ class DistributedContext:
         """Whether this is rank 0, which writes and prints."""
         return self.rank == 0
 
+    def print(self, line: str, file: TextIO | None = None) -> None:
+        """Prints a line in the main process, at once also into a pipe or a file."""
+        if self.is_main_process:
+            print(line, file=file, flush=True)
+
     def shard(self, number: int) -> slice:
         """This process's slice of `number` consecutive items; the slices differ by one item at most."""
         return slice(number * self.rank // self.world_size, number * (self.rank + 1) // self.world_size)
 
-    def wrap_ddp(self, net: nn.Module, unused: bool) -> nn.Module:
-        """`net` for the forward pass, with gradients averaged over the processes. `unused`: some weights may get none."""
+    def wrap_ddp(self, net: nn.Module, multi_scale: bool) -> nn.Module:
+        """`net` for the forward pass, with gradients averaged over the processes."""
         if self.world_size == 1:
             return net
-        device_ids = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(net, device_ids=device_ids, find_unused_parameters=unused)
+        wrap = partial(DistributedDataParallel, device_ids=[self.device] if self.device.type == "cuda" else None)
+        return PerScaleDDP(net, wrap) if multi_scale else wrap(net)
 
     def grad_sync(self, replica: nn.Module, now: bool) -> AbstractContextManager:
         """A context for a forward and backward pass: average the gradients over the processes `now`, or in a later pass."""
-        return nullcontext() if now or self.world_size == 1 else cast(DistributedDataParallel, replica).no_sync()
+        return (
+            nullcontext()
+            if now or self.world_size == 1
+            else cast(DistributedDataParallel | PerScaleDDP, replica).no_sync()
+        )
 
     def all_reduce(self, values: Tensor) -> Tensor:
         """The sum over all processes, returned in each."""
@@ -161,15 +175,15 @@ class DistributedContext:
     @contextmanager
     def hold_on_main(self, lock: AbstractContextManager) -> Iterator[None]:
         """The main process holds `lock` for all; if it cannot, all raise its `InputError`."""
-        refusal = ""
+        failure = ""
         with ExitStack() as stack:
             if self.is_main_process:
                 try:
                     stack.enter_context(lock)
                 except (InputError, OSError) as error:
-                    refusal = summarize_exception(error)
-            if refusal := self.all_gather([refusal])[0]:
-                raise InputError(refusal)
+                    failure = summarize_exception(error)
+            if failure := self.all_gather([failure])[0]:
+                raise InputError(failure)
             yield
 
     def __enter__(self) -> DistributedContext:

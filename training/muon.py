@@ -149,8 +149,11 @@ def newton_schulz(matrices: Tensor) -> Tensor:
     a, b, c = NS_COEFFICIENTS
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
+    if matrices.is_cuda:  # as Jordan et al. do: on tensor cores, and exact enough for so coarse a result
+        x = x.bfloat16()
     x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(NS_STEPS):
         square = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    x = x.to(matrices.dtype)
     return x.mT if tall else x

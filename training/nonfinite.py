@@ -28,7 +28,7 @@ def step_if_finite(optimizer: torch.optim.Optimizer | MuonWithAuxAdam, is_finite
 
 
 @torch.no_grad()
-def update_ema(ema: nn.Module, net: nn.Module, weight: float, is_finite: Tensor) -> None:
+def update_ema(ema: nn.Module, net: nn.Module, weight: float | Tensor, is_finite: Tensor) -> None:
     """Moves the parameters of `ema` toward those of `net` by `weight` if `is_finite`; buffers are copied."""
     ema_weights: list[Tensor] = list(ema.parameters())
     new_weights: list[Tensor] = list(net.parameters())

@@ -21,7 +21,7 @@ END = "<!-- records: end -->"
 
 @dataclass(frozen=True)
 class Stage:
-    """One run of train.py, `run` in the file `log`, or other work of so many `seconds`; on CPU `threads` or on `gpus`.
+    """One run of train.py, `run` in the file `log`, or other work that took `seconds`; on CPU `threads` or on `gpus`.
 
     `after`: the stages that it builds on. `set5`: step -> PSNR (dB on Y) of the checkpoint of that step on Set5.
     """
@@ -48,7 +48,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Point:
-    """A checkpoint of `stage` of so many dB on Set5, and all it took from random weights on.
+    """A checkpoint of `stage`: its PSNR on Set5 in dB, and the total cost of training it, from random weights on.
 
     `core_hours`: hours times CPU threads. `gpu_minutes`: minutes times GPUs.
     """
@@ -62,8 +62,8 @@ class Point:
 class Records:
     """The points of a records file; the paths of logs in it are relative to the file.
 
-    Raises `InputError` where the file or a log is missing or malformed, for stages that are not there or come after
-    themselves, and for steps without a line in the log.
+    Raises `InputError` if the file or a log is missing or malformed, for unknown stages and cycles in `after`, and for steps
+    without a line in the log.
     """
 
     def __init__(self, path: Path):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections.abc import Callable
 
-SCHEDULES: dict[str, Callable[[float, argparse.Namespace], float]] = {  # fraction of --lr at step 0, 1, ...
+from training.config import TrainConfig
+
+AGREE_SECONDS, MAX_AGREE_STEPS = 2.0, 50  # between two agreements of the processes, each of which waits for the GPU
+
+SCHEDULES: dict[str, Callable[[float, TrainConfig], float]] = {  # fraction of --lr at step 0, 1, ...
     "step": lambda step, args: 0.5 ** (step // args.decay),  # the paper's: halved every `decay` steps
     "cosine": lambda step, args: (1 + math.cos(math.pi * min(1.0, step / args.max_steps))) / 2,
 }
 
 
-def learning_rate(step: int, args: argparse.Namespace, schedule_step: float | None = None) -> float:
+def learning_rate(step: int, args: TrainConfig, schedule_step: float | None = None) -> float:
     """The learning rate of step 0, 1, ...: the schedule of `args.lr_schedule` after a linear warm-up.
 
     `schedule_step`: where the schedule is, if the clock drives it (`Clock.schedule_step`); the warm-up counts real steps.
@@ -45,10 +48,16 @@ class Clock:
         return self._before + time.perf_counter() - self._started
 
     def agree(self, step: int, elapsed: float, stepping: bool = True) -> None:
-        """All processes have heard that `elapsed` seconds were over at `step`. `stepping`: since the last time they trained."""
+        """Sets the agreed time: `elapsed` seconds at `step`. `stepping`: only training steps ran since the last call."""
         if stepping and step > self._step:
             self._seconds_per_step = (elapsed - self._agreed) / (step - self._step)
         self._agreed, self._step = elapsed, step
+
+    def is_due(self, step: int) -> bool:
+        """Whether to agree at `step`: about every two seconds by the speed of the steps so far, at least every 50 steps."""
+        pace = self._seconds_per_step
+        steps = min(MAX_AGREE_STEPS, max(1, int(AGREE_SECONDS / pace))) if pace > 0 else 1
+        return step - self._step >= steps
 
     def schedule_step(self, step: int) -> float | None:
         """Where the schedule is at `step`: the larger of the steps and of the fraction of time times `max_steps`."""

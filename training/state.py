@@ -5,7 +5,6 @@ It holds everything needed to resume: weights, EMA weights, optimizer, patch sam
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from common.errors import InputError, explain_access_error, summarize_exception
 from common.files import DeferredErrorFile, atomic_write
 from dataset.patches import PatchSampler
 from model.checkpoint import safe_torch_load
+from training.config import TrainConfig
 from training.muon import MuonWithAuxAdam
 
 STATE_KEYS = (
@@ -35,7 +35,7 @@ STATE_KEYS = (
     "sampler",
     "random",
 )
-RESUME_INVARIANTS = (
+RESUME_INVARIANTS = (  # fixed for the whole run
     "model",
     "scale",
     "group",
@@ -45,28 +45,33 @@ RESUME_INVARIANTS = (
     "ema",
     "optimizer",
     "hard_crops",
-)  # fixed for the whole run
-
+)
 FRESH_START_ONLY = ("init", "pretrained")  # decide initial weights, which a resumed run does not need
 CHANGEABLE = ("loss_fn", "lr", "lr_schedule", "decay", "warmup", "clip", "precision", "train_data_path")
 
 
-def describe_changes(settings: dict, args: argparse.Namespace) -> str | None:
-    """One line on the flags that differ from the `settings` of the run so far: without effect, or in force from here on."""
+def describe_changes(saved: dict, args: TrainConfig) -> str:
+    """A line break and one line on the flags that differ from the settings of the `saved` run: without effect, or in force
+    from here on; "" if none differs."""
+    settings = saved["settings"]
     differs = [name for name in settings if getattr(args, name, settings[name]) != settings[name]]
     ignored = [f"--{name}" for name in FRESH_START_ONLY if name in differs]
     changed = [f"--{name} {getattr(args, name)} (was {settings[name]})" for name in CHANGEABLE if name in differs]
     notes = [f"{' and '.join(ignored)} without effect, the weights are those of the run"] if ignored else []
     notes += [f"from here on {', '.join(changed)}"] if changed else []
-    return f"--resume: {'; '.join(notes)}" if notes else None
+    return f"\n--resume: {'; '.join(notes)}" if notes else ""
 
 
 class TrainingState:
     """The state file of one run; `ema` is None without EMA weights."""
 
-    def __init__(self, args: argparse.Namespace):
+    def __init__(self, args: TrainConfig):
         self._args = args
         self.path = Path(args.ckpt_dir) / f"{args.ckpt_name}_latest.train.pt"
+
+    def last_good(self) -> str:
+        """What a run that diverges can go on from, for its message."""
+        return f"the last good state is {self.path}" if self.path.exists() else "nothing was saved before"
 
     def find(self) -> dict | None:
         """The saved state to resume from; None for a fresh start.
@@ -167,6 +172,8 @@ class TrainingState:
     def _readable(self) -> Iterator[None]:
         try:
             yield
+        except (MemoryError, torch.cuda.OutOfMemoryError):  # the file may be as good as ever
+            raise
         except Exception as error:  # a damaged file may fail in any way
             if explained := explain_access_error(self.path, error):
                 raise explained from None

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from common.errors import InputError, error_context
+from common.malloc import tune_malloc
 from inference.upscaler import NetworkUpscaler
 from model.checkpoint import load_model
 
@@ -51,11 +52,12 @@ class TeacherEnsemble:
 
 
 class TeacherPool:
-    """Calls a `TeacherEnsemble` from any number of threads. For a `with` block.
+    """Calls a `TeacherEnsemble` from any number of threads. To be used in a `with` block.
 
     On the CPU with `workers` above one, images are computed by that many processes of one PyTorch thread each, which start at
-    the first call; else one after the other in this process. Results do not depend on the number of workers.
-    Raises `InputError` as `TeacherEnsemble` does, and where a process dies, as it does for want of memory.
+    the first call; else one after the other by a single thread of this process: cuDNN prepares its convolutions anew for each
+    thread that calls it. Results do not depend on the number of workers.
+    Raises `InputError` as `TeacherEnsemble` does, and if a process dies, for example because memory ran out.
     """
 
     def __init__(
@@ -69,24 +71,24 @@ class TeacherPool:
         self._ensemble = TeacherEnsemble(teachers, scale, device, self_ensemble)  # here too, so that errors come early
         self._device, self._workers = device, workers if device.type == "cpu" else 1
         self._arguments = (teachers, scale, self_ensemble)
-        self._lock = threading.Lock()
-        self._processes: ProcessPoolExecutor | None = None
+        self._executor: Executor | None = None
 
     def __enter__(self) -> TeacherPool:
         self._threads_before = torch.get_num_threads()
         if self._workers > 1:
             context = get_context("spawn")  # a fork would copy PyTorch's threads in whatever state they are
-            self._processes = ProcessPoolExecutor(self._workers, context, _start_worker, self._arguments)
-        elif self._device.type == "cpu":
-            torch.set_num_threads(1)
+            self._executor = ProcessPoolExecutor(self._workers, context, _start_worker, self._arguments)
+            self._call: Callable[[np.ndarray], np.ndarray] = _run_in_worker
+        else:
+            if self._device.type == "cpu":
+                torch.set_num_threads(1)
+            self._executor, self._call = ThreadPoolExecutor(1), self._ensemble
         return self
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
-        if self._processes is None:
-            with self._lock:
-                return self._ensemble(lr)
+        assert self._executor is not None, "for a `with` block"
         try:
-            return self._processes.submit(_run_in_worker, lr).result()
+            return self._executor.submit(self._call, lr).result()
         except BrokenProcessPool:
             raise InputError(
                 "a worker process died, most likely because memory ran out: use fewer with --workers; "
@@ -95,12 +97,14 @@ class TeacherPool:
 
     def __exit__(self, *_: object) -> None:
         torch.set_num_threads(self._threads_before)
-        if self._processes is not None:
-            self._processes.shutdown(cancel_futures=True)
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
 
 
 def _load(teacher: Teacher, scale: int) -> torch.nn.Module:
     with error_context(f"--teacher {teacher}"):
+        if teacher.path.is_dir():
+            raise InputError("it is a folder: name the file of the weights in it")
         if not teacher.path.is_file():
             raise InputError("there is no such file; docs/training.md says where the teachers' weights are published")
         return load_model(teacher.path, teacher.model, scale)
@@ -112,6 +116,7 @@ _worker_ensemble: Callable[[np.ndarray], np.ndarray]  # of a worker process
 def _start_worker(teachers: Sequence[Teacher], scale: int, self_ensemble: bool) -> None:
     global _worker_ensemble
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
+    tune_malloc()
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _worker_ensemble = TeacherEnsemble(teachers, scale, torch.device("cpu"), self_ensemble)

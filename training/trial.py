@@ -1,8 +1,9 @@
-"""Tries a third-party network before the first step, so that it does not fail at the first validation, with hours lost."""
+"""Tries a third-party network before the first step; otherwise it might fail at the first validation, hours later."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -27,27 +28,22 @@ def try_network(
     """
     net.eval()
     for scale in scales:
-
-        def on_patch(scale: int = scale) -> None:
-            with torch.inference_mode():
-                sr = net(torch.zeros(1, 3, patch_size, patch_size, device=device), scale)
+        with _explain_failure(name, patch_size, patch_size, scale), torch.inference_mode():
+            sr = net(torch.zeros(1, 3, patch_size, patch_size, device=device), scale)
             _check_output(sr, patch_size * scale)
-
-        _attempt(name, patch_size, patch_size, scale, on_patch)
     for test_set in test_sets:
         upscale = NetworkUpscaler(net, test_set.scale, device)
         for height, width in sorted({pair.read()[1].shape[:2] for pair in test_set.pairs}):
-
-            def on_image(height: int = height, width: int = width, upscale: NetworkUpscaler = upscale) -> None:
+            with _explain_failure(name, height, width, test_set.scale):
                 upscale(np.zeros((height, width, 3), np.uint8))
-
-            _attempt(name, height, width, test_set.scale, on_image)
     net.train()
 
 
-def _attempt(name: str, height: int, width: int, scale: int, run: Callable[[], object]) -> None:
+@contextmanager
+def _explain_failure(name: str, height: int, width: int, scale: int) -> Iterator[None]:
+    """Turns any exception into an `InputError` that names the network, the LR size and the scale."""
     try:
-        run()
+        yield
     except Exception as error:  # third-party code may fail in any way
         what = f"{type(error).__name__}: " if not isinstance(error, InputError) else ""
         raise InputError(

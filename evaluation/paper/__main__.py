@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 from common import SCALES
 from common.cli import CliParser
 from common.device import pick_device
-from common.errors import FailureLog, escape_unprintable, run_cli
+from common.errors import FailureLog, escape_unprintable, run_cli, translate_access_errors
 from common.files import atomic_write, make_dir
+from common.malloc import tune_malloc
 from common.tables import Table, to_markdown, write_table
 from dataset.benchmark_set import BenchmarkSet, available_scales, open_test_set
 from dataset.sources import TEST_SETS, download_command
-from evaluation.cache import MeanScores, get_or_compute, hash_files
+from evaluation.cache import MeanScores, get_or_compute, hash_test_set
 from evaluation.compare import parse_compare
 from evaluation.complexity import count_all, scale_table
-from evaluation.evaluate import EvalResult
+from evaluation.evaluate import EvalResult, keep_decoded
 from evaluation.paper import paper_results
 from evaluation.paper.discovery import (
     PEER_EXAMPLES,
@@ -68,6 +70,7 @@ def parse_flags() -> argparse.Namespace:
 
 def main() -> None:
     args, failures = parse_flags(), FailureLog()
+    tune_malloc()
     test_sets = open_sets(args.data, failures)
     checkpoints, remarks = find_checkpoints(args.checkpoints, failures)
     peers, more_remarks = find_peers(args.peers, failures) if args.peers else ([], [])
@@ -80,8 +83,10 @@ def main() -> None:
     rows = measure_all(args, checkpoints, peers, test_sets, failures)
     counted = count_all()
     tables = [overview_table([row for row in rows if row.paper_row == OURS])]
-    tables += [quality_table(known, rows, notes(args, known, rows[0], checkpoints, test_sets)) for known in SETS]
-    tables += [runtime_table(args.out / "inference.json"), complexity_table(counted), scale_table(counted)]
+    tables += [
+        quality_table(benchmark, rows, notes(args, benchmark, rows[0], checkpoints, test_sets)) for benchmark in SETS
+    ]
+    tables += [runtime_table(args.out / "inference.json", failures), complexity_table(counted), scale_table(counted)]
     for table in tables:
         write_table(table, args.out)
     header = header_lines(args, checkpoints + peers)
@@ -95,11 +100,14 @@ def main() -> None:
 def open_sets(data: Path, failures: FailureLog) -> TestSets:
     """The paper's test sets that exist, at every scale they have, under the paper's names; incomplete ones are `failures`."""
     folders, found = find_sets(data), {}
-    for known in SETS:
-        if folder := folders.get(known.name):
-            for scale in available_scales(folder):
-                with failures.collect():
-                    found[known, scale] = replace(open_test_set(folder, scale), name=known.name)
+    for benchmark in SETS:
+        if folder := folders.get(benchmark.name):
+            scales: list[int] = []
+            with failures.collect(), translate_access_errors(folder):
+                scales = available_scales(folder)
+            for scale in scales:
+                with failures.collect(), translate_access_errors(folder):
+                    found[benchmark, scale] = replace(open_test_set(folder, scale), name=benchmark.name)
     return found
 
 
@@ -111,10 +119,11 @@ def measure_all(
     failures: FailureLog,
 ) -> list[MeasuredRow]:
     """Our rows, bicubic first, with all results that could be measured or are cached in `--out`/measured."""
+    left = {key: keep_decoded(test_set) for key, test_set in test_sets.items()}
     methods = make_methods(
         checkpoints,
         args.compare,
-        list(test_sets.values()),
+        list(left.values()),
         pick_device(args.device),
         args.protocol,
         not args.no_self_ensemble,
@@ -124,17 +133,16 @@ def measure_all(
     if not checkpoints:  # empty rows
         rows |= {label: MeasuredRow(label, OURS) for label in (OURS, OURS + ENSEMBLE)[: 2 - args.no_self_ensemble]}
     rows |= {method.label: MeasuredRow(method.label, method.paper_row) for method in methods}
-    for (known, scale), test_set in test_sets.items():
-        test_set = replace(test_set, pairs=[replace(pair) for pair in test_set.pairs])  # freed after this set
-        files = [file for pair in test_set.pairs for file in (pair.hr_path, pair.lr_path) if file]
+    for benchmark, scale in test_sets:
+        test_set = left.pop((benchmark, scale))  # its images are freed before those of the next are read
         sha256 = None
         with failures.collect():
-            sha256 = hash_files(files)
+            sha256 = hash_test_set(test_set)
         for method in methods if sha256 else ():
-            inputs = {"test_set": known.name, "scale": scale, "test_set_sha256": sha256}
+            inputs = {"test_set": benchmark.name, "scale": scale, "test_set_sha256": sha256}
             if found := _measure(args, method, test_set, inputs, failures):
-                rows[method.label].scores[known.name, scale], cached = found
-                print(format_result(known, scale, rows[method.label], cached), flush=True)
+                rows[method.label].scores[benchmark.name, scale], cached = found
+                print(format_result(benchmark, scale, rows[method.label], cached), flush=True)
             elif isinstance(method, Bicubic):
                 break  # an unusable image, which every method would meet
     return list(rows.values())
@@ -164,51 +172,52 @@ def _measure(
     return get_or_compute(path, metadata | inputs, compute, args.no_cache)
 
 
-def format_result(known: BenchmarkInfo, scale: int, row: MeasuredRow, cached: bool) -> str:
+def format_result(benchmark: BenchmarkInfo, scale: int, row: MeasuredRow, cached: bool) -> str:
     """ "Set5 x2 CFSRCNN: 36.51 dB / 0.9531 (paper 37.79, -1.28)"."""
-    scores, difference = row.scores[known.name, scale], row.difference(known, scale)
-    line = f"{known.name} x{scale} {row.label}: {scores.psnr:.2f} dB / {scores.ssim:.4f}"
+    scores, difference = row.scores[benchmark.name, scale], row.difference(benchmark, scale)
+    line = f"{benchmark.name} x{scale} {row.label}: {scores.psnr:.2f} dB / {scores.ssim:.4f}"
     if row.paper_row and difference is not None:
-        line += f" (paper {paper_results.scores(known.name)[row.paper_row][scale].psnr:.2f}, {difference:+.2f})"
+        line += f" (paper {paper_results.scores(benchmark.name)[row.paper_row][scale].psnr:.2f}, {difference:+.2f})"
     return line + ", cached" * cached
 
 
 def notes(
     args: argparse.Namespace,
-    known: BenchmarkInfo,
+    benchmark: BenchmarkInfo,
     bicubic: MeasuredRow,
     checkpoints: list[Checkpoint],
     test_sets: TestSets,
 ) -> list[str]:
     """What is missing in the table of a test set and how to get it, and why results are not comparable."""
-    available = [scale for each, scale in test_sets if each == known]
+    available = [scale for each, scale in test_sets if each == benchmark]
     if not available:
-        if known.name in find_sets(args.data):
-            return [f"{known.name} in {args.data} could not be measured: `{known.command(args.data, *SCALES)}`"]
-        return [known.download_hint(args.data)]
+        if benchmark.name in find_sets(args.data):
+            return [f"{benchmark.name} in {args.data} could not be measured: `{benchmark.command(args.data, *SCALES)}`"]
+        return [benchmark.download_hint(args.data)]
     lines = []
     for scale in SCALES:
         if scale not in available:
-            lines.append(f"{known.name} in {args.data} has no x{scale}: `{known.command(args.data, scale)}`")
+            lines.append(f"{benchmark.name} in {args.data} has no x{scale}: `{benchmark.command(args.data, scale)}`")
             continue
-        scores = bicubic.scores.get((known.name, scale))
+        scores = bicubic.scores.get((benchmark.name, scale))
         if scores is None:
             lines.append(
-                f"{known.name} x{scale} in {args.data} could not be measured: `{known.command(args.data, scale)}`"
+                f"{benchmark.name} x{scale} in {args.data} could not be measured: `{benchmark.command(args.data, scale)}`"
             )
             continue
-        if known.images not in (None, scores.images):
-            lines.append(f"{known.name} x{scale} here has {scores.images} images, not {known.images}: not comparable")
+        if benchmark.images not in (None, scores.images):
+            lines.append(
+                f"{benchmark.name} x{scale} here has {scores.images} images, not {benchmark.images}: not comparable"
+            )
         if scores.lr_mismatch:
             lines.append(
-                f"{scores.lr_mismatch:.1%} of the LR values of {known.name} x{scale} are not the benchmarks' resize: made "
+                f"{scores.lr_mismatch:.1%} of the LR values of {benchmark.name} x{scale} are not the benchmarks' resize: made "
                 "with another tool, so not comparable"
             )
         if not any(scale in checkpoint.scales for checkpoint in checkpoints):
-            lines.append(
-                f"no checkpoint for x{scale} in {args.checkpoints}: `python train.py --scale {scale} "
-                f"--ckpt_dir checkpoint/x{scale}`"
-            )
+            folder = (args.checkpoints if args.checkpoints.is_dir() else Path("checkpoint")) / f"x{scale}"
+            train = f"python train.py --scale {scale} --ckpt_dir {shlex.quote(str(folder))}"
+            lines.append(f"no checkpoint for x{scale} in {args.checkpoints}: `{train}`")
     return lines
 
 

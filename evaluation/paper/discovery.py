@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common import SCALES
-from common.errors import FailureLog, InputError
+from common.errors import FailureLog, InputError, searched_in, translate_access_errors
 from dataset.benchmark_set import normalize_name
 from dataset.sources import TEST_SETS, download_command
 from evaluation.cache import hash_files
@@ -39,7 +41,7 @@ class BenchmarkInfo:
         """The command that downloads it or, if it cannot be downloaded, makes it from a folder of HR images."""
         if self.name in TEST_SETS:
             return download_command(self.name, data, scales)
-        out = "" if data == Path("dataset") else f" --out {data}"
+        out = "" if data == Path("dataset") else f" --out {shlex.quote(str(data))}"
         return f"python -m dataset.prepare --hr FOLDER --name {self.name}{out} --scales {' '.join(map(str, scales))}"
 
 
@@ -84,9 +86,12 @@ def known_set(name: str) -> BenchmarkInfo | None:
 def find_sets(data: Path) -> dict[str, Path]:
     """Name -> folder of the paper's test sets in `data` or `data`/benchmark; the first if two names match."""
     if not data.is_dir():
-        raise InputError(f"--data {data}: no such folder; name the one that holds Set5, Set14, B100, Urban100, 720p")
-    places = [place for place in (data, data / "benchmark") if place.is_dir()]
-    folders = [each for place in places for each in sorted(place.iterdir()) if each.is_dir()]
+        raise InputError(
+            f"--data {data}: no such folder{searched_in(data)}; name the one that holds Set5, Set14, B100, Urban100, 720p"
+        )
+    with translate_access_errors(data):
+        places = [place for place in (data, data / "benchmark") if place.is_dir()]
+        folders = [each for place in places for each in sorted(place.iterdir()) if each.is_dir()]
     found: dict[str, Path] = {}
     for wanted in SETS:
         for spelling in wanted.folders:
@@ -104,9 +109,10 @@ def find_checkpoints(source: Path, failures: FailureLog) -> tuple[list[Checkpoin
     """
     if not source.exists():
         raise InputError(
-            f"--checkpoints {source}: no such file or folder; name one that holds .pth or .safetensors files"
+            f"--checkpoints {source}: no such file or folder{searched_in(source)}; name one that holds .pth or "
+            ".safetensors files"
         )
-    files, remarks = _last_steps([source] if source.is_file() else _weight_files(source))
+    files, remarks = _last_steps([source] if source.is_file() else _weight_files(source, failures))
     found: list[Checkpoint] = []
     for file in sorted(files, key=lambda file: (not PRETRAINED.search(file.as_posix()), str(file))):
         known = len(failures.messages)
@@ -136,7 +142,7 @@ def find_peers(folder: Path, failures: FailureLog) -> tuple[list[Checkpoint], li
         raise InputError(f"--peers {folder}: no such folder; name one that holds {PEER_EXAMPLES}")
     found: dict[tuple[str, int], Checkpoint] = {}
     remarks = []
-    for file in sorted(_weight_files(folder)):
+    for file in sorted(_weight_files(folder, failures)):
         match = PEER_FILE.search(file.stem)
         if match is None:
             remarks.append(f"skipped {file}: not named as weights of a peer, such as {PEER_EXAMPLES}")
@@ -152,9 +158,16 @@ def find_peers(folder: Path, failures: FailureLog) -> tuple[list[Checkpoint], li
     return [found[key] for key in order], remarks
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    found = [file for ending in ("pth", "safetensors") for file in folder.rglob(f"*.{ending}")]
-    return [file for file in found if file.is_file() and not file.name.startswith(".")]
+def _weight_files(folder: Path, failures: FailureLog) -> list[Path]:
+    """The weight files at or below `folder`; folders that may not be read are `failures`."""
+
+    def note(error: OSError) -> None:
+        with failures.collect(), translate_access_errors(error.filename):
+            raise error
+
+    found = [Path(top, name) for top, _, names in os.walk(folder, onerror=note) for name in names]
+    found = [file for file in found if file.suffix in (".pth", ".safetensors") and not file.name.startswith(".")]
+    return [file for file in found if file.is_file()]
 
 
 def _last_steps(files: list[Path]) -> tuple[list[Path], list[str]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from common import SCALES
-from common.errors import InputError
+from common.errors import FailureLog, InputError, translate_access_errors
 from common.files import parse_json
 from common.tables import Table
 from evaluation import complexity
@@ -28,26 +29,26 @@ class MeasuredRow:
     paper_row: str | None
     scores: dict[tuple[str, int], MeanScores] = field(default_factory=dict)
 
-    def difference(self, known: BenchmarkInfo, scale: int) -> float | None:
+    def difference(self, benchmark: BenchmarkInfo, scale: int) -> float | None:
         """dB above the paper's row, from values rounded as printed; None if either is missing."""
-        measured = self.scores.get((known.name, scale))
-        paper = paper_results.scores(known.name).get(self.paper_row or "", {}).get(scale)
+        measured = self.scores.get((benchmark.name, scale))
+        paper = paper_results.scores(benchmark.name).get(self.paper_row or "", {}).get(scale)
         if measured is None or paper is None or math.isinf(measured.psnr):
             return None
         return round(round(measured.psnr, 2) - paper.psnr, 2)
 
 
-def quality_table(known: BenchmarkInfo, rows: list[MeasuredRow], notes: list[str]) -> Table:
+def quality_table(benchmark: BenchmarkInfo, rows: list[MeasuredRow], notes: list[str]) -> Table:
     """Table IV, V, VI, VII or VIII: PSNR/SSIM at x2, x3, x4, and for our rows the difference to the paper's in dB."""
     cells, records, values = [], [], []
-    for model, printed in paper_results.scores(known.name).items():
+    for model, printed in paper_results.scores(benchmark.name).items():
         cells.append([model, *(_cell(printed.get(scale)) for scale in SCALES), *["-"] * len(SCALES)])
-        records.append(_record(known, model, "paper", {scale: printed.get(scale) for scale in SCALES}, {}))
+        records.append(_record(benchmark, model, "paper", {scale: printed.get(scale) for scale in SCALES}, {}))
         values.append([*(_psnr(printed.get(scale)) for scale in SCALES), *[None] * len(SCALES)])
     first_own_row = len(cells)
     for row in rows:
-        scores = {scale: row.scores.get((known.name, scale)) for scale in SCALES}
-        differences = {scale: row.difference(known, scale) for scale in SCALES}
+        scores = {scale: row.scores.get((benchmark.name, scale)) for scale in SCALES}
+        differences = {scale: row.difference(benchmark, scale) for scale in SCALES}
         cells.append(
             [
                 f"{row.label} (measured)",
@@ -55,13 +56,13 @@ def quality_table(known: BenchmarkInfo, rows: list[MeasuredRow], notes: list[str
                 *("-" if each is None else f"{each:+.2f}" for each in differences.values()),
             ]
         )
-        records.append(_record(known, row.label, "measured", scores, differences))
+        records.append(_record(benchmark, row.label, "measured", scores, differences))
         values.append([*map(_psnr, scores.values()), *differences.values()])
-    cells = [[known.name if number == 0 else "", *row] for number, row in enumerate(cells)]
+    cells = [[benchmark.name if number == 0 else "", *row] for number, row in enumerate(cells)]
     head = [("Dataset", ""), ("Model", "")]
     head += [(f"x{scale}", "PSNR/SSIM") for scale in SCALES] + [(f"x{scale}", "dB to paper") for scale in SCALES]
-    name = f"table{known.number}_{known.name.lower()}"
-    title = f"Table {known.roman}. Average PSNR (dB) / SSIM for x2, x3 and x4 upscaling on {known.name}"
+    name = f"table{benchmark.number}_{benchmark.name.lower()}"
+    title = f"Table {benchmark.roman}. Average PSNR (dB) / SSIM for x2, x3 and x4 upscaling on {benchmark.name}"
     meaning = "dB to paper: PSNR of a measured row minus that of the paper's row of the same method"
     with_ensemble = any(ENSEMBLE in row.label for row in rows)
     notes = [meaning + f" (self-ensemble: of {OURS})" * with_ensemble, *notes]
@@ -71,13 +72,13 @@ def quality_table(known: BenchmarkInfo, rows: list[MeasuredRow], notes: list[str
 def overview_table(rows: list[MeasuredRow]) -> Table:
     """CFSRCNN alone, a line per test set and scale: the paper's result, then each of ours with the difference in dB."""
     cells, records = [], []
-    for known in SETS:
+    for benchmark in SETS:
         for scale in SCALES:
-            paper = paper_results.scores(known.name)[OURS][scale]
-            cell, record = [known.name, f"x{scale}", _cell(paper)], {"dataset": known.name, "scale": scale}
+            paper = paper_results.scores(benchmark.name)[OURS][scale]
+            cell, record = [benchmark.name, f"x{scale}", _cell(paper)], {"dataset": benchmark.name, "scale": scale}
             record |= {"paper_psnr": paper.psnr, "paper_ssim": paper.ssim}
             for row in rows:
-                measured, difference = row.scores.get((known.name, scale)), row.difference(known, scale)
+                measured, difference = row.scores.get((benchmark.name, scale)), row.difference(benchmark, scale)
                 cell.append(_cell(measured) + ("" if difference is None else f" ({difference:+.2f})"))
                 record |= {f"{row.label} {key}": value for key, value in _numbers(measured).items()}
                 record[f"{row.label} db"] = difference
@@ -88,22 +89,28 @@ def overview_table(rows: list[MeasuredRow]) -> Table:
     return Table("overview", title, head, cells, len(cells), records, 2)
 
 
-def runtime_table(measured: Path) -> Table:
-    """Table IX: seconds at x2. Our row is read from `measured`, written by `benchmarks.inference`, if it exists."""
+def runtime_table(measured: Path, failures: FailureLog) -> Table:
+    """Table IX: seconds at x2. Our row is read from `measured`, written by `benchmarks.inference`, if it exists.
+
+    A file that cannot be read is one of the `failures`.
+    """
     columns = ("hr_256", "hr_512", "hr_1024")
     cells = [[model, *seconds] for model, seconds in paper_results.runtime().items()]
     values: list[Sequence[float | None]] = [[float(each) for each in row[1:]] for row in cells]
-    first_own_row, command = len(cells), f"`{RUNTIME_COMMAND.format(measured)}`"
+    first_own_row, command = len(cells), f"`{RUNTIME_COMMAND.format(shlex.quote(str(measured)))}`"
     notes = ["run times on other machines are not comparable with the paper's"]
+    seconds: list[float] = []
     if measured.is_file():
-        try:
-            content = parse_json(measured.read_bytes())["table9"]
-            seconds = [float(content[column]) for column in columns]
-            device = " ".join(str(content["device"]).split())
-        except (ValueError, KeyError, TypeError, OverflowError):
-            raise InputError(
-                f"{measured} has no run times for Table IX: remove it and make it with {command}"
-            ) from None
+        with failures.collect(), translate_access_errors(measured):
+            try:
+                content = parse_json(measured.read_bytes())["table9"]
+                device = " ".join(str(content["device"]).split())
+                seconds = [float(content[column]) for column in columns]
+            except (ValueError, KeyError, TypeError, OverflowError):
+                raise InputError(
+                    f"{measured} has no run times for Table IX: remove it and make it with {command}"
+                ) from None
+    if seconds:
         cells.append([f"CFSRCNN (measured on {device})", *(f"{each:.4g}" for each in seconds)])
         values.append(seconds)
     else:
@@ -134,8 +141,8 @@ def complexity_table(counted: dict) -> Table:
     rows = [(model, "paper", *printed) for model, printed in paper_results.complexity().items()]
     first_own_row, x2 = len(rows), counted["scales"]["x2"]
     values = [[float(parameters), float(flops)] for _, _, parameters, flops in rows]
-    for way, what in (("merged", "upsampler merged"), ("reference", "reference")):
-        macs = x2[f"lr_{complexity.PATCH}x{complexity.PATCH}"][way]["macs"]
+    for variant, what in (("merged", "upsampler merged"), ("reference", "reference")):
+        macs = x2[f"lr_{complexity.PATCH}x{complexity.PATCH}"][variant]["macs"]
         label = f"CFSRCNN (counted, {what})"
         rows.append((label, "counted", f"{x2['parameters'] / 1000:.0f}", f"{macs / 1e9:.2f}"))
         values.append([x2["parameters"] / 1000, macs / 1e9])
@@ -158,8 +165,8 @@ def _psnr(each: paper_results.PaperScore | MeanScores | None) -> float | None:
     return None if each is None else each.psnr
 
 
-def _record(known: BenchmarkInfo, model: str, source: str, scores: dict, differences: dict) -> dict[str, object]:
-    record: dict[str, object] = {"dataset": known.name, "model": model, "source": source}
+def _record(benchmark: BenchmarkInfo, model: str, source: str, scores: dict, differences: dict) -> dict[str, object]:
+    record: dict[str, object] = {"dataset": benchmark.name, "model": model, "source": source}
     for scale in SCALES:
         record |= {f"x{scale}_{key}": value for key, value in _numbers(scores[scale]).items()}
         record[f"x{scale}_db_to_paper"] = differences.get(scale)

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from benchmarks.synthetic import synthetic_images, synthetic_training_set, write
 from benchmarks.timing import device_name
 from common.cli import CliParser, positive_int
 from common.errors import run_cli
+from common.malloc import tune_malloc
 from common.progress import progress
 from common.tables import Table, to_markdown
 from dataset.benchmark_set import open_test_set
@@ -38,7 +39,7 @@ from inference.upscaler import BicubicUpscaler, NetworkUpscaler, Upscale
 from model import create_model
 from model.init import init_weights
 from solver import Solver
-from train import parse_flags
+from training.config import TrainConfig
 from training.distributed import DistributedContext
 
 MEGABYTE = 1 << 20
@@ -99,6 +100,7 @@ class ProbedUpscaler:
 
 def small_images(folder: Path, count: int) -> Measurement:
     """Benchmarks the network on `count` images of 16x16 LR pixels, with SR images and the report."""
+    tune_malloc()  # as tcw_sample.py does, and train.py below
     for number, image in enumerate(synthetic_images(count, 32, 32)):
         write_png(folder / f"set/{number:06}.png", image)
     net = create_model("cfsrcnn", 2)
@@ -129,10 +131,15 @@ def sampler(folder: Path, count: int) -> Measurement:
 
 def training(folder: Path, count: int) -> Measurement:
     """Trains the network for `count` steps of one LR patch of 8x8, with EMA weights and ten checkpoints."""
+    tune_malloc()
     write_synthetic(folder / "train.h5", synthetic_training_set(4, 24, 24))
-    argv = ["--train_data_path", folder / "train.h5", "--ckpt_dir", folder / "run", "--val_data_dir", folder / "none"]
-    argv += ["--patch_size", 8, "--batch_size", 1, "--max_steps", count, "--print_interval", max(1, count // 10)]
-    argv += ["--init", "identity", "--ema", 0.99, "--device", "cpu"]
+    where = TrainConfig(
+        train_data_path=str(folder / "train.h5"), ckpt_dir=str(folder / "run"), val_data_dir=str(folder / "none")
+    )
+    interval = max(1, count // 10)
+    config = replace(
+        where, patch_size=8, batch_size=1, max_steps=count, print_interval=interval, init="identity", ema=0.99
+    )
     probe = MemoryProbe(count)
 
     class ProbedSolver(Solver):
@@ -141,7 +148,7 @@ def training(folder: Path, count: int) -> Measurement:
             probe()
             return result
 
-    ProbedSolver(parse_flags([str(arg) for arg in argv]), DistributedContext(CPU)).fit()
+    ProbedSolver(config, DistributedContext(CPU)).fit()
     return probe.measurement(f"{count:,} steps of 1 x 8x8")
 
 
