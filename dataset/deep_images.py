@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import cv2
@@ -19,6 +21,7 @@ from dataset.decoded_image import DecodedImage, from_array
 BITS_PER_SAMPLE, ORIENTATION = 258, 0x0112
 MIN_IS_WHITE, UNKNOWN_BAND, ASSOCIATED_ALPHA = 0, 0, 1  # values in TIFF
 UNPACKED_BY_TIFFFILE = (1, 8, 32946)  # not compressed, deflate and its former number
+LARGEST_TILE = 1 << 24  # values; of small images the tile may be larger than the image
 _opencv_lock = threading.Lock()  # its log level belongs to the whole process
 
 
@@ -41,8 +44,11 @@ def tiff_sizes(path: Path) -> list[tuple[int, int]]:
 
 def decode_deep(path: Path, image: Image.Image) -> DecodedImage:
     """The first frame of a PNG, PGM or PPM of more than 8 bits as uint16. `InputError` if OpenCV cannot decode it."""
+    data = np.fromfile(path, np.uint8)
+    if image.format == "PNG":
+        _check_chunks(data)
     with _quiet_opencv():
-        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise _unreadable_depth(path)
     pixels = _from_bgr(pixels)
@@ -54,6 +60,16 @@ def decode_deep(path: Path, image: Image.Image) -> DecodedImage:
     elif pixels.ndim == 2 and isinstance(transparent := image.info.get("transparency"), int):
         pixels = np.dstack([pixels, np.where(pixels == transparent, 0, 65535).astype(np.uint16)])
     return _from_pixels(path, _upright(pixels, image.getexif().get(ORIENTATION, 1)))
+
+
+def _check_chunks(data: np.ndarray) -> None:
+    """Refuses a PNG with a chunk that ends after the file: OpenCV takes as much memory as the chunk says it has."""
+    place, name = 8, b""
+    while name != b"IEND" and place + 8 <= len(data):
+        name = data[place + 4 : place + 8].tobytes()
+        place += 12 + int.from_bytes(data[place : place + 4].tobytes(), "big")
+        if place > len(data):
+            raise EOFError("it ends too early")
 
 
 def _ppm_white(image: PpmImagePlugin.PpmImageFile) -> int:
@@ -81,16 +97,7 @@ def decode_tiff(path: Path, all_pages: bool) -> list[DecodedImage]:
 def _decode_page(path: Path, page: tifffile.TiffPage, pixels: np.ndarray | None) -> DecodedImage:
     """A page of a TIFF, from its `pixels` by OpenCV, which applies the orientation, where it can decode them."""
     if _needs_tifffile(page):
-        if page.compression not in UNPACKED_BY_TIFFFILE:
-            kind = getattr(page.compression, "name", page.compression)
-            what = "gray and alpha" if page.samplesperpixel == 2 else "separate planes"
-            raise InputError(f"{path} has {what} compressed by {kind}: save it with deflate, or as PNG")
-        ends = [start + size for start, size in zip(page.dataoffsets, page.databytecounts, strict=True)]
-        if max(ends) > page.parent.filehandle.size:
-            raise EOFError("it ends too early")
-        pixels = page.asarray()
-        pixels = pixels if page.planarconfig == 1 else np.moveaxis(pixels, 0, 2)
-        pixels = _upright(pixels, page.tags.valueof(274, 1))
+        pixels = _by_tifffile(path, page)
     elif pixels is None or (pixels.dtype == np.uint8 and page.bitspersample > 8):
         raise _unreadable_depth(path)
     else:
@@ -104,6 +111,28 @@ def _decode_page(path: Path, page: tifffile.TiffPage, pixels: np.ndarray | None)
     if decoded.alpha is not None and ASSOCIATED_ALPHA in page.extrasamples:
         decoded.rgb = _divide_by_alpha(decoded.rgb, decoded.alpha)
     return replace(decoded, dropped="1 extra band" if extra else None)
+
+
+def _by_tifffile(path: Path, page: tifffile.TiffPage) -> np.ndarray:
+    """The pixels of a page of at most 4 channels, upright. Takes no more memory than the page, whatever the file says."""
+    if page.compression not in UNPACKED_BY_TIFFFILE:
+        kind = getattr(page.compression, "name", page.compression)
+        what = "gray and alpha" if page.samplesperpixel == 2 else "separate planes"
+        raise InputError(f"{path} has {what} compressed by {kind}: save it with deflate, or as PNG")
+    most = prod(page.chunks)
+    if page.samplesperpixel > 4 or page.imagedepth > 1 or most > max(page.size, LARGEST_TILE) or page.dtype is None:
+        raise _unreadable_depth(path)
+    file = page.parent.filehandle
+    for start, size in zip(page.dataoffsets, page.databytecounts, strict=True):
+        if start + size > file.size:
+            raise EOFError("it ends too early")
+        if page.compression != 1:
+            file.seek(start)
+            unpacked = zlib.decompressobj().decompress(file.read(size), most * page.dtype.itemsize + 1)
+            if len(unpacked) > most * page.dtype.itemsize:
+                raise ValueError("it unpacks to more than its size")
+    pixels = page.asarray()
+    return _upright(pixels if page.planarconfig == 1 else np.moveaxis(pixels, 0, 2), page.tags.valueof(ORIENTATION, 1))
 
 
 def _needs_tifffile(page: tifffile.TiffPage) -> bool:

@@ -128,6 +128,42 @@ def test_a_tiff_of_16_bit_gray_with_alpha_cut_off_is_named(tmp_path):
         read_frames(tmp_path / "a.tif")
 
 
+def test_a_chunk_that_says_it_has_gigabytes_is_refused_before_it_takes_memory(tmp_path, monkeypatch):
+    def decode(*_):
+        raise AssertionError("memory is taken")
+
+    data = bytearray(png(9, 6, 16, 0, rows_of(WIDE[:, :, 0])))
+    data[data.index(b"IDAT") - 4] = 163
+    (tmp_path / "a.png").write_bytes(data)
+    monkeypatch.setattr(cv2, "imdecode", decode)
+    with pytest.raises(InputError, match=r"a\.png is not a readable image \(it ends too early\)"):
+        read_frames(tmp_path / "a.png")
+
+
+def test_a_strip_that_unpacks_to_more_than_the_page_is_refused_before_it_takes_memory(tmp_path, monkeypatch):
+    def decode(*_):
+        raise AssertionError("memory is taken")
+
+    bomb = zlib.compress(bytes(10_000_000), 9)
+    layout = {**GRAY_ALPHA, "extrasamples": ["unassalpha"], "compression": "zlib"}
+    tifffile.imwrite(tmp_path / "a.tif", iter([bomb]), shape=(6, 9, 2), dtype=np.uint16, rowsperstrip=6, **layout)
+    monkeypatch.setattr(tifffile.TiffPage, "asarray", decode)
+    with pytest.raises(InputError, match=r"a\.tif is not a readable image \(it unpacks to more than its size\)"):
+        read_frames(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 9), (2, 3, 6, 9)], ids=["channels", "depth"])
+def test_planes_without_end_are_refused(tmp_path, shape):
+    options = {
+        "planarconfig": "separate",
+        "extrasamples": ["unspecified"] * (shape[0] - 1),
+        "volumetric": len(shape) > 3,
+    }
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros(shape, np.uint16), photometric="minisblack", **options)
+    with pytest.raises(InputError, match=r"a\.tif is not a readable image of 16 bits"):
+        read_frames(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize(("channels", "what"), [(2, "gray and alpha"), (3, "separate planes")])
 def test_what_is_decoded_of_few_compressions_is_refused_in_others(tmp_path, channels, what):
     kind = "rgb" if channels == 3 else "minisblack"

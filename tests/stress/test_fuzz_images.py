@@ -31,6 +31,29 @@ def saved(image: Image.Image, kind: str, **options) -> bytes:
     return file.getvalue()
 
 
+def tiffs() -> list[bytes]:
+    """TIFF that no encoder of Pillow or OpenCV makes."""
+    gray, color = {"photometric": "minisblack"}, {"photometric": "rgb"}
+    alpha, planes = {**gray, "extrasamples": ["unassalpha"]}, np.ascontiguousarray(DEEP.transpose(2, 0, 1))
+    kinds: list[tuple[list[np.ndarray], dict]] = [
+        ([COLOR / np.float32(255)], color),
+        ([DEEP, DEEP[:5]], color),
+        ([COLOR[:, :, 0] / np.float32(255)], gray),
+        ([DEEP[:, :, :2]], {**alpha, "planarconfig": "contig", "compression": "zlib"}),
+        ([planes[:2]], {**alpha, "planarconfig": "separate"}),
+        ([planes], {**color, "planarconfig": "separate"}),
+        ([COLOR, DEEP, DEEP[:5]], {**color, "compression": "zlib"}),
+    ]
+    made = []
+    for pages, options in kinds:
+        file = io.BytesIO()
+        with tifffile.TiffWriter(file) as tiff:
+            for page in pages:
+                tiff.write(page, contiguous=False, **options)
+        made.append(file.getvalue())
+    return made
+
+
 def seeds() -> list[bytes]:
     """Small files of all kinds that are read, in the forms that take other ways through the decoders."""
     rgb = Image.fromarray(COLOR)
@@ -62,13 +85,7 @@ def seeds() -> list[bytes]:
     exif.get_ifd(0x8769)[0xA002] = 13
     everything = {"exif": exif, "icc_profile": icc, "xmp": b'<r tiff:Orientation="6"/>', "dpi": (72, 72)}
     made += [saved(rgb, kind, **everything) for kind in ("JPEG", "PNG", "WEBP")]
-    for pages in ([COLOR / np.float32(255)], [DEEP, DEEP[:5]], [COLOR[:, :, 0] / np.float32(255)]):
-        file = io.BytesIO()
-        with tifffile.TiffWriter(file) as tiff:
-            for page in pages:
-                tiff.write(page, contiguous=False, photometric="rgb" if page.ndim == 3 else "minisblack")
-        made.append(file.getvalue())
-    return [*made, b"P2\n3 2\n255\n1 2 3 4 5 6\n", b"P5 3 2 65535\n" + bytes(range(12)), b"", b"\n"]
+    return [*made, *tiffs(), b"P2\n3 2\n255\n1 2 3 4 5 6\n", b"P5 3 2 65535\n" + bytes(range(12)), b"", b"\n"]
 
 
 SEEDS = seeds()
