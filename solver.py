@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from common import SCALES
-from common.device import compile_module, fixed_shapes, tf32_convolutions
+from common.device import compile_module, fixed_shapes, tf32_convolutions, translate_compile_errors
 from common.errors import InputError
 from common.files import make_dir
 from common.progress import print_above, progress
@@ -160,7 +160,7 @@ class Solver:
         batch = next(self.sampler)
         self.lr = learning_rate(self.step, self.args, self.clock.schedule_step(self.step))
         decay = min(self.args.ema, (1 + self.step) / (10 + self.step))
-        with fixed_shapes(self.device):
+        with fixed_shapes(self.device), translate_compile_errors():
             loss, norm = self._update(batch, self.lr, 1 - decay)
         self.step += 1
         return loss, norm

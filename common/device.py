@@ -15,7 +15,7 @@ from typing import TypeVar, cast
 
 import torch
 
-from common.errors import InputError
+from common.errors import InputError, summarize_exception
 
 AMPERE = (8, 0)  # the first compute capability with tensor cores for bf16 and TF32
 COMPILE_MODES = ("default", "max-autotune-no-cudagraphs")  # of `torch.compile`
@@ -209,11 +209,29 @@ def compile_module(module: Function, dynamic: bool = False, mode: str = "default
     """`torch.compile(module)`, for `--compile`. Compilation takes about a minute at the first call.
 
     `dynamic`: compile once for images of any size. `mode`: one of `COMPILE_MODES`.
-    Raises `InputError` if TorchInductor finds no C++ compiler.
+    Raises `InputError` if TorchInductor finds no C++ compiler; calls raise it where compilation fails.
     """
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl")):
         raise InputError("--compile needs a C++ compiler (g++ or clang++): install one, or leave --compile out")
-    return cast(Function, torch.compile(module, dynamic=dynamic, mode=mode))
+    compiled = torch.compile(module, dynamic=dynamic, mode=mode)
+
+    def call(*args: object) -> object:
+        with translate_compile_errors():
+            return compiled(*args)
+
+    return cast(Function, call)
+
+
+@contextmanager
+def translate_compile_errors() -> Iterator[None]:
+    """Turns what `torch.compile` raises, in the forward or the backward pass, into an `InputError`."""
+    try:
+        yield
+    except Exception as error:
+        if any(base.__module__.startswith(("torch._dynamo", "torch._inductor")) for base in type(error).__mro__):
+            reason = summarize_exception(error)
+            raise InputError(f"--compile: PyTorch cannot compile this network here ({reason}): leave it out") from None
+        raise
 
 
 @contextmanager

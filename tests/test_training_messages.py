@@ -40,3 +40,24 @@ def test_a_state_that_does_not_fit_into_memory_is_not_called_damaged(
     assert command(*argv).code == 0
     monkeypatch.setattr("training.state.safe_torch_load", fail)
     assert "move it away" not in expect_error(phrase, *argv, "--resume")
+
+
+@pytest.mark.parametrize("in_backward", [False, True])
+def test_a_failed_compilation_is_one_line(expect_error, argv, monkeypatch, in_backward):
+    from torch._dynamo.exc import TorchDynamoException
+
+    def fail(*_):
+        raise TorchDynamoException("no kernel for this")
+
+    def compiled(net):
+        def call(lr, scale):
+            sr = net(lr, scale)
+            sr.register_hook(fail)
+            return sr
+
+        return call if in_backward else fail
+
+    monkeypatch.setattr(torch, "compile", lambda net, **_: compiled(net))
+    expect_error(
+        "--compile: PyTorch cannot compile this network here (no kernel for this): leave it out", *argv, "--compile"
+    )
