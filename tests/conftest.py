@@ -315,3 +315,11 @@ def authors(authors_shapes):
 def lr() -> torch.Tensor:
     """An LR batch, 1x3x5x6."""
     return torch.linspace(0, 1, 3 * 5 * 6).view(1, 3, 5, 6)
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C reaches the program, also where the tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

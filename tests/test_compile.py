@@ -31,7 +31,7 @@ def graphs(monkeypatch) -> list:
 
     monkeypatch.setattr(shutil, "which", lambda name: name)
     whole = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda run, dynamic: whole(run, dynamic=dynamic, backend=compiler))
+    monkeypatch.setattr(torch, "compile", lambda run, dynamic, mode: whole(run, dynamic=dynamic, backend=compiler))
     torch.compiler.reset()
     yield handed
     torch.compiler.reset()

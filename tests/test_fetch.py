@@ -54,7 +54,7 @@ def test_after_too_many_breaks_the_next_call_goes_on(command, expect_error, data
     assert not part.parent.exists()
 
 
-def test_ctrl_c_keeps_what_has_arrived(command, data_server, download, tmp_path):
+def test_ctrl_c_keeps_what_has_arrived(command, data_server, download, tmp_path, ctrl_c):
     part = tmp_path / f"data/archives/{HR}.part"
 
     def press() -> None:

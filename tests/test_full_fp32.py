@@ -111,7 +111,9 @@ def test_bf16_needs_compute_capability_8(monkeypatch, capability, refused):
     check_precision(cuda, "fp16")
     check_precision(torch.device("cpu"), "bf16")
     if refused:
-        with pytest.raises(InputError, match=r"Tesla T4 has compute capability 7\.5 .* use --precision fp32, or fp16"):
+        with pytest.raises(
+            InputError, match=r"Tesla T4 has compute capability 7\.5 .* use fp32, or fp16 to upscale images"
+        ):
             check_precision(cuda, "bf16")
     else:
         check_precision(cuda, "bf16")

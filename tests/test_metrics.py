@@ -101,7 +101,9 @@ def test_images_of_two_sizes_are_an_error(shape):
 
 def test_images_smaller_than_the_ssim_window_are_an_error():
     small, enough = np.zeros((16, 18, 3), np.uint8), np.zeros((17, 18, 3), np.uint8)
-    with pytest.raises(InputError, match="18x16 is too small to measure: 11 pixels must remain"):
+    with pytest.raises(
+        InputError, match="18x16 is too small to measure: without a border of 3 pixels, at least 11x11 must remain"
+    ):
         compute_scores(small, small, 3)
     assert compute_scores(enough, enough, 3).ssim == pytest.approx(1)
 
