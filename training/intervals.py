@@ -35,7 +35,7 @@ class IntervalLosses:
         `InputError` after more than `MAX_CONSECUTIVE_SKIPS` steps without finite gradients, which ends with `advice`.
         """
         losses = [loss.float() / self._context.world_size for loss, _ in self._unread]
-        norms = [norm.item() for _, norm in self._unread]
+        norms = torch.stack([norm for _, norm in self._unread]).tolist() if self._unread else []  # one read for all
         own = torch.tensor(others, device=self._context.device).unbind()
         sums = self._context.all_reduce(torch.stack([*losses, *own])).tolist()
         first, self._unread = step - len(norms) + 1, []
