@@ -61,3 +61,9 @@ def test_a_failed_compilation_is_one_line(expect_error, argv, monkeypatch, in_ba
     expect_error(
         "--compile: PyTorch cannot compile this network here (no kernel for this): leave it out", *argv, "--compile"
     )
+
+
+def test_a_mode_of_compilation_needs_compilation(expect_error, argv):
+    expect_error(
+        "--compile_mode is for --compile: add --compile", *argv, "--compile_mode", "max-autotune-no-cudagraphs"
+    )

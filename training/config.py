@@ -86,6 +86,8 @@ def check_flags(args: TrainConfig) -> None:
     if args.num_gpu > 1 and args.device in ("auto", "cuda") and 0 < torch.cuda.device_count() < args.num_gpu:
         have = torch.cuda.device_count()
         raise InputError(f"--num_gpu {args.num_gpu}: this machine has {have}; use at most {have}, or --device cpu")
+    if args.compile_mode != TrainConfig.compile_mode and not args.compile:
+        raise InputError("--compile_mode is for --compile: add --compile, or leave --compile_mode out")
     if args.warmup > args.max_steps:
         raise InputError(f"--warmup {args.warmup} is longer than --max_steps {args.max_steps}: shorten it")
 
