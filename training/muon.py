@@ -8,9 +8,12 @@ Liu et al., "Muon is scalable for LLM training" (2025), so that Adam's learning 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+from common.device import compile_module
 
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # the quintic of Jordan et al. that pushes singular values towards 1
 NS_STEPS = 5
@@ -25,6 +28,7 @@ class Muon(torch.optim.Optimizer):
     """
 
     found_inf: Tensor | None = None
+    _compiled_update: Callable[..., None] | None = None
 
     def __init__(self, parameters: list[nn.Parameter], lr: float, momentum: float = 0.95):
         if any(weight.ndim != 4 for weight in parameters):
@@ -42,18 +46,21 @@ class Muon(torch.optim.Optimizer):
             for weights in by_shape.values():
                 self._step_same_shape(weights, group["lr"], group["momentum"])
 
-    def _step_same_shape(self, weights: list[nn.Parameter], lr: float, momentum: float) -> None:
-        momenta = self._stacked_momenta(weights)  # B x O x (I KH KW)
-        gradients = torch.stack([_to_matrix(weight, weight.grad) for weight in weights]).flatten(2)
-        size: float | Tensor = lr * RMS * max(momenta.shape[-2:]) ** 0.5
-        if self.found_inf is not None:  # a gradient equal to the momentum leaves it unchanged
-            gradients = torch.where(self.found_inf.bool(), momenta, gradients)
-            size = size * (1 - self.found_inf)
-        momenta.lerp_(gradients, 1 - momentum)
-        ahead = torch.lerp(gradients, momenta, momentum)  # Nesterov's
-        matrices = (newton_schulz(ahead) * size).unbind()
-        steps = [_from_matrix(weight, matrix) for weight, matrix in zip(weights, matrices, strict=True)]
-        torch._foreach_sub_(list[Tensor](weights), steps)
+    def compile_update(self, mode: str = "default") -> None:
+        """Compiles the update of all weights of one shape with TorchInductor, which fuses it into fewer kernels.
+
+        `mode`: one of `common.device.COMPILE_MODES`. Raises `InputError` as `compile_module` does.
+        """
+        self._compiled_update = compile_module(_update_same_shape, mode=mode)
+
+    def _step_same_shape(self, weights: list[nn.Parameter], lr: float | Tensor, momentum: float) -> None:
+        momenta = self._stacked_momenta(weights)
+        gradients = [weight.grad for weight in weights]
+        if self._compiled_update is None:
+            _update_same_shape(weights, gradients, momenta, lr, momentum, self.found_inf)
+        else:  # for each number of type float there would be another graph
+            rate = lr if isinstance(lr, Tensor) else torch.full((), lr, device=momenta.device)
+            self._compiled_update(weights, gradients, momenta, rate, momentum, self.found_inf)
 
     def _stacked_momenta(self, weights: list[nn.Parameter]) -> Tensor:
         """The momenta of weights of one shape as one tensor B x O x (I KH KW). Those in `state` are views of it."""
@@ -74,6 +81,29 @@ class Muon(torch.optim.Optimizer):
         state = self.state[weight]
         saved = state.pop("average", None)
         return state.get("momentum_buffer", torch.zeros_like(weight) if saved is None else saved)
+
+
+def _update_same_shape(
+    weights: list[nn.Parameter],
+    gradients: list[Tensor | None],
+    momenta: Tensor,
+    lr: float | Tensor,
+    momentum: float,
+    found_inf: Tensor | None,
+) -> None:
+    """One step of weights of one shape and memory format; `momenta`: those of all, B x O x (I KH KW)."""
+    matrices = [_to_matrix(weight, gradient) for weight, gradient in zip(weights, gradients, strict=True)]
+    stacked = torch.stack(matrices).flatten(2)
+    size: float | Tensor = lr * RMS * max(momenta.shape[-2:]) ** 0.5
+    if found_inf is not None:  # a gradient equal to the momentum leaves it unchanged
+        stacked = torch.where(found_inf.bool(), momenta, stacked)
+        size = size * (1 - found_inf)
+    momenta.lerp_(stacked, 1 - momentum)
+    ahead = torch.lerp(stacked, momenta, momentum)  # Nesterov's
+    updates = (newton_schulz(ahead) * size).unbind()
+    steps = [_from_matrix(weight, update) for weight, update in zip(weights, updates, strict=True)]
+    targets: list[Tensor] = list(weights)  # dynamo cannot trace `list[Tensor](weights)`
+    torch._foreach_sub_(targets, steps)
 
 
 def _is_channels_last(weight: Tensor) -> bool:
@@ -107,6 +137,11 @@ class MuonWithAuxAdam:
             self.parts["muon"] = Muon(ours, lr)
         if others:
             self.parts["adam"] = torch.optim.Adam(others, lr, fused=fused)
+
+    def compile_update(self, mode: str = "default") -> None:
+        """Compiles Muon's update, as `Muon.compile_update`; Adam's is one kernel already."""
+        if isinstance(muon := self.parts.get("muon"), Muon):
+            muon.compile_update(mode)
 
     @property
     def param_groups(self) -> list[dict]:
