@@ -1,6 +1,6 @@
 """The training loop: patches -> network -> loss -> weights, with validation, logs and checkpoints. Parses no flags.
 
-Change the loss in `LOSSES`, the schedule in `training/schedule.py`, the data in `dataset/`, the network in `model/`.
+Change the loss in `training/losses.py`, the schedule in `training/schedule.py`, data in `dataset/`, the network in `model/`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from training.data import build_sampler, load_images, start_line
 from training.distributed import DistributedContext
 from training.intervals import IntervalLosses
 from training.log import TrainingLog, Values, summary_line
+from training.losses import BatchLoss
 from training.memory import explain_out_of_memory, resolve_micro_batches
 from training.muon import MuonWithAuxAdam
 from training.nonfinite import BufferSnapshot, propagate_nonfinite, step_if_finite, update_ema
@@ -39,7 +40,6 @@ from training.stopping import StopRequestedError, StopSignals
 from training.trial import try_network
 from training.validation import Validation
 
-LOSSES = {"MSE": nn.MSELoss, "L1": nn.L1Loss, "SmoothL1": nn.SmoothL1Loss}
 OPTIMIZERS = {"adam": torch.optim.Adam, "muon": MuonWithAuxAdam}
 
 
@@ -68,13 +68,15 @@ class Solver:
         if args.pretrained and not saved:
             self.context.print(load_compatible_weights(net, args.pretrained))
         self.net = net.to(self.device).to(memory_format=torch.channels_last)
-        self._replica = self.context.wrap_ddp(self.net, multi_scale=args.scale == 0)
-        self._forward = compile_module(self._replica, mode=args.compile_mode) if args.compile else self._replica
+        self.batch_loss = BatchLoss(self.net, args.model, args.loss_fn, args.precision)
+        self._replica = self.context.wrap_ddp(self.batch_loss, multi_scale=args.scale == 0)
+        self._loss = compile_module(self._replica, mode=args.compile_mode) if args.compile else self._replica
         self.ema_net = copy.deepcopy(self.net).requires_grad_(False) if args.ema else None
         self.parameters = [weight for weight in self.net.parameters() if weight.requires_grad]
         self.fused = self.device.type in ("cpu", "cuda")
         self.optimizer = OPTIMIZERS[args.optimizer](self.parameters, args.lr, fused=self.fused)
-        self.loss_fn = LOSSES[args.loss_fn]()
+        if args.compile and isinstance(self.optimizer, MuonWithAuxAdam):
+            self.optimizer.compile_update(args.compile_mode)
         self._update = GraphedUpdate(self._update_eagerly, self.optimizer) if args.cuda_graph else self._update_eagerly
         images, preload = load_images(args, context, self.scales)
         self.image_count = len(images)
@@ -85,7 +87,7 @@ class Solver:
         if args.model != "cfsrcnn":  # our own takes any size
             try_network(args.model, self.net, self.device, args.patch_size, self.scales, self.validation.test_sets)
         self.losses = IntervalLosses(context)
-        self.args = resolve_micro_batches(replace(args, preload=preload), context, self.net, self.loss_fn)
+        self.args = resolve_micro_batches(replace(args, preload=preload), context, self.batch_loss)
         if saved:
             self._restore(saved)
 
@@ -187,15 +189,8 @@ class Solver:
         parts = list(zip(batch.lr.split(size), batch.hr.split(size), strict=True))
         for number, (lr, hr) in enumerate(parts, 1):
             with self.context.grad_sync(self._replica, now=number == len(parts)):
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=args.precision == "bf16"):
-                    sr = self._forward(lr, batch.scale)
-                if sr.shape != hr.shape:
-                    raise InputError(
-                        f"model/{args.model}.py made {tuple(sr.shape)} of {tuple(lr.shape)} at scale {batch.scale}, not "
-                        f"{tuple(hr.shape)}"
-                    )
                 fraction = len(lr) / args.batch_size  # DDP's mean over the processes is then the batch's
-                loss = self.loss_fn(sr.float(), hr) * fraction * self.context.world_size
+                loss = self._loss(lr, batch.scale, hr) * fraction * self.context.world_size
                 propagate_nonfinite(loss).backward()
             total += loss.detach()
         return total

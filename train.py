@@ -15,9 +15,10 @@ from common.errors import error_context, run_cli
 from common.malloc import tune_malloc
 from common.output import outlive_readers
 from model.init import INITS, parse_init
-from solver import LOSSES, OPTIMIZERS, Solver
+from solver import OPTIMIZERS, Solver
 from training.config import TrainConfig, check_flags
 from training.distributed import DistributedContext, is_distributed, launch
+from training.losses import LOSSES
 from training.run_lock import run_lock
 from training.schedule import SCHEDULES
 

@@ -178,10 +178,10 @@ def parts_of_a_step(folder: Path, device: torch.device, precision: str, rounds: 
     solver.train_step()  # computes gradients for the optimizer
 
     def forward(grad: bool) -> None:
-        with torch.set_grad_enabled(grad), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            sr = solver.net(batch.lr, 2)
+        with torch.set_grad_enabled(grad):
+            loss = solver.batch_loss(batch.lr, 2, batch.hr)
         if grad:
-            solver.loss_fn(sr.float(), batch.hr).backward()
+            loss.backward()
 
     jobs: dict[str, Job] = {
         "sampler": partial(next, solver.sampler),

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-import solver
 from model.checkpoint import read_state_dict
+from solver import Solver
 from tests.stress.crash_recovery import log_of
+from training import losses
 from training.muon import MuonWithAuxAdam
 from training.nonfinite import BufferSnapshot, propagate_nonfinite, step_if_finite, update_ema
 
@@ -50,7 +51,7 @@ def spoil(monkeypatch, is_nonfinite, only_gradients: bool = False) -> None:
                     return super().forward(sr, hr) / 0
             return super().forward(sr, hr)
 
-    monkeypatch.setitem(solver.LOSSES, "MSE", SometimesInfinite)
+    monkeypatch.setitem(losses.LOSSES, "MSE", SometimesInfinite)
 
 
 def every_third(hr) -> bool:
@@ -79,8 +80,8 @@ def test_such_steps_change_nothing_and_a_resumed_run_skips_the_same(
             signal.raise_signal(signal.SIGTERM)
         return loss, norm
 
-    train_step, stop = solver.Solver.train_step, False
-    monkeypatch.setattr(solver.Solver, "train_step", watch)
+    train_step, stop = Solver.train_step, False
+    monkeypatch.setattr(Solver, "train_step", watch)
     assert train("whole", "--max_steps", 12, *flags).code == 0
     counts = [line.get("skipped", 0) for line in log_of(tmp_path / "whole")]
     assert sum(counts) == len(skipped) >= 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -15,6 +15,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.step_cost import count_launches, fake_cuda, saved_bytes
+from benchmarks.training import make_solver
+from training.losses import BatchLoss
+from training.muon import MIN_CHANNELS
 
 MAX_LAUNCHES = {("fp32", "adam"): 360, ("fp32", "muon"): 500, ("bf16", "adam"): 455, ("bf16", "muon"): 595}
 
@@ -57,25 +60,42 @@ def one_process(tmp_path) -> Iterator[None]:
 def gradients(run: nn.Module, net: nn.Module) -> list[torch.Tensor]:
     torch.manual_seed(0)
     lr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 16, 16)
-    nn.functional.mse_loss(run(lr, 2), hr).backward()
+    run(lr, 2, hr).backward()
     return [weight.grad for weight in net.parameters() if weight.requires_grad]
 
 
-def compare_compiled(net: nn.Module, run: nn.Module) -> None:
+def compare_compiled(net: nn.Module, wrap: Callable[[nn.Module], nn.Module]) -> None:
+    """Compiles network and loss as `solver.py` does, and compares with the gradients of a copy that is not compiled."""
     reference = copy.deepcopy(net)
-    compiled = torch.compile(run, backend="aot_eager")
-    for ours, expected in zip(gradients(compiled, net), gradients(reference, reference), strict=True):
+    compiled = torch.compile(wrap(BatchLoss(net, "cfsrcnn", "MSE", "fp32")), backend="aot_eager")
+    eager = BatchLoss(reference, "cfsrcnn", "MSE", "fp32")
+    for ours, expected in zip(gradients(compiled, net), gradients(eager, reference), strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-7)
 
 
-def test_the_network_compiles_into_one_graph_with_the_same_gradients(one_thread, fresh_compiler, golden_net):
-    net = golden_net("x2")
-    compare_compiled(net, net)
+def test_network_and_loss_compile_into_one_graph_with_the_same_gradients(one_thread, fresh_compiler, golden_net):
+    compare_compiled(golden_net("x2"), nn.Module.train)
     assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
 
 
-def test_under_ddp_the_network_compiles_into_two_graphs_at_most(one_thread, fresh_compiler, one_process, golden_net):
-    net = golden_net("x2")
-    replica = DistributedDataParallel(net)
-    compare_compiled(net, replica)
+def test_under_ddp_they_compile_into_two_graphs_at_most(one_thread, fresh_compiler, one_process, golden_net):
+    compare_compiled(golden_net("x2"), DistributedDataParallel)
     assert 1 <= counters["stats"]["unique_graphs"] <= 2, counters["stats"]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_a_compiled_training_step_is_the_eager_one(one_thread, fresh_compiler, monkeypatch, tmp_path, optimizer):
+    """The network with its loss is one graph, and Muon's update is one for each shape of weights; none is made again as the
+    learning rate changes from step to step."""
+    whole = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda run, dynamic, mode: whole(run, dynamic=dynamic, backend="aot_eager"))
+    losses = {}
+    for compiled in (False, True):
+        settings = {"optimizer": optimizer, "compile": compiled, "lr": 1e-3, "warmup": 4, "loss_fn": "L1"}
+        solver = make_solver(tmp_path / str(compiled), 2, 8, torch.device("cpu"), **settings)
+        losses[compiled] = [solver.train_step()[0].item() for _ in range(4)]
+    assert losses[True] == pytest.approx(losses[False], rel=1e-5)
+    wide = (weight.shape for weight in solver.parameters if weight.ndim == 4)
+    shapes = {shape for shape in wide if min(shape[:2]) >= MIN_CHANNELS}
+    assert counters["stats"]["unique_graphs"] == 1 + (len(shapes) if optimizer == "muon" else 0)
+    assert not counters["graph_break"]

@@ -50,10 +50,10 @@ def test_a_failed_compilation_is_one_line(expect_error, argv, monkeypatch, in_ba
         raise TorchDynamoException("no kernel for this")
 
     def compiled(net):
-        def call(lr, scale):
-            sr = net(lr, scale)
-            sr.register_hook(fail)
-            return sr
+        def call(lr, scale, hr):
+            loss = net(lr, scale, hr)
+            loss.register_hook(fail)
+            return loss
 
         return call if in_backward else fail
 

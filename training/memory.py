@@ -36,9 +36,7 @@ def fits_beside_training(nbytes: int, args: TrainConfig, context: DistributedCon
     return needed < USABLE * available_memory(context.device)
 
 
-def resolve_micro_batches(
-    args: TrainConfig, context: DistributedContext, net: nn.Module, loss_fn: nn.Module
-) -> TrainConfig:
+def resolve_micro_batches(args: TrainConfig, context: DistributedContext, batch_loss: nn.Module) -> TrainConfig:
     """`args` with 1, 2, 4, ... in place of `--accumulate auto`: the first with which a forward and backward pass fits.
 
     Tries it on black patches; weights, gradients, buffers and the random generators stay as they are. The same in all
@@ -47,7 +45,7 @@ def resolve_micro_batches(
     if args.accumulate:
         return args
     patches, scale, found = math.ceil(args.batch_size / context.world_size), args.scale or max(SCALES), 1
-    while not (fits := _fits(args, context.device, net, loss_fn, math.ceil(patches / found), scale)):
+    while not (fits := _fits(args, context.device, batch_loss, math.ceil(patches / found), scale)):
         torch.cuda.empty_cache()
         if found == patches:
             break
@@ -61,24 +59,20 @@ def resolve_micro_batches(
     return replace(args, accumulate=found)
 
 
-def _fits(
-    args: TrainConfig, device: torch.device, net: nn.Module, loss_fn: nn.Module, patches: int, scale: int
-) -> bool:
-    buffers, devices = BufferSnapshot(net), [device] if device.type == "cuda" else []
+def _fits(args: TrainConfig, device: torch.device, batch_loss: nn.Module, patches: int, scale: int) -> bool:
+    buffers, devices = BufferSnapshot(batch_loss), [device] if device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices), fixed_shapes(device):
             lr, hr = (
                 torch.zeros(patches, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
                 for side in (args.patch_size, scale * args.patch_size)
             )
-            with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16"):
-                sr = net(lr, scale)
-            loss_fn(sr.float(), hr).backward()
+            batch_loss(lr, scale, hr).backward()
         return True
     except torch.cuda.OutOfMemoryError:
         return False
     finally:
-        net.zero_grad(set_to_none=True)
+        batch_loss.zero_grad(set_to_none=True)
         buffers.restore_unless(torch.zeros((), dtype=torch.bool, device=device))
 
 

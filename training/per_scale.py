@@ -19,7 +19,7 @@ from training.nonfinite import BufferSnapshot
 
 
 class PerScaleDDP(nn.Module):
-    """`net`, with gradients averaged over the processes: `forward(x, scale)`, N x 3 x H x W, as that of `net`.
+    """`net`, with gradients averaged over the processes: `forward(x, scale, *rest)`, N x 3 x H x W, is that of `net`.
 
     `wrap` makes a DistributedDataParallel of `net`. The first batch of each scale tells which weights the scale uses.
     Raises `LaunchError` in a backward pass that uses others, as networks that draw their layers at random do.
@@ -33,12 +33,12 @@ class PerScaleDDP(nn.Module):
         self._watched: set[str] = set()
         self._scale, self._sync = 0, True
 
-    def forward(self, x: Tensor, scale: int) -> Tensor:
+    def forward(self, x: Tensor, scale: int, *rest: Tensor) -> Tensor:
         if scale not in self._replicas:
-            self._add_scale(x, scale)
+            self._add_scale(x, scale, *rest)
         self._scale, replica = scale, self._replicas[scale]
         with nullcontext() if self._sync else replica.no_sync():
-            return replica(x, scale)
+            return replica(x, scale, *rest)
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
@@ -50,9 +50,9 @@ class PerScaleDDP(nn.Module):
             self._sync = True
 
     @torch.compiler.disable
-    def _add_scale(self, x: Tensor, scale: int) -> None:
+    def _add_scale(self, x: Tensor, scale: int, *rest: Tensor) -> None:
         (net,) = self._net
-        used = _weights_behind(net, x, scale)
+        used = _weights_behind(net, x, scale, *rest)
         weights = {name: weight for name, weight in net.named_parameters() if weight.requires_grad}
         self._unused[scale] = {name for name, weight in weights.items() if id(weight) not in used}
         for name in self._unused[scale] - self._watched:
@@ -70,10 +70,10 @@ class PerScaleDDP(nn.Module):
             )
 
 
-def _weights_behind(net: nn.Module, x: Tensor, scale: int) -> set[int]:
+def _weights_behind(net: nn.Module, x: Tensor, scale: int, *rest: Tensor) -> set[int]:
     """The `id` of each weight that the output depends on, by a forward pass that leaves the buffers as they are."""
     buffers = BufferSnapshot(net)
-    nodes, seen, used = [net(x, scale).grad_fn], set(), set()
+    nodes, seen, used = [net(x, scale, *rest).grad_fn], set(), set()
     buffers.restore_unless(torch.zeros((), dtype=torch.bool, device=x.device))
     while nodes:
         node = nodes.pop()
