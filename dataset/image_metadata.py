@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from PIL import Image, TiffImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin
+
+from dataset.png_chunks import Chunk, read_chunks
 
 EXIF_IFD, GPS_IFD, ORIENTATION, XMP_TAG, ICC_TAG = 0x8769, 0x8825, 0x0112, 700, 34675
+MAKER_NOTE = 0x927C  # the camera maker's own data, often most of EXIF
+JPEG_EXIF, JPEG_XMP = 65_533, 65_504  # bytes that a JPEG segment holds of each
 SIZE_TAGS, EXIF_SIZE_TAGS = (0x0100, 0x0101), (0xA002, 0xA003)  # width, height
 RESOLUTION_TAGS = (282, 283, 296)
 # of the TIFF tags that `getexif` returns too: layout of the pixels, and what would be wrong for others
@@ -21,12 +25,16 @@ LAYOUT_TAGS |= {XMP_TAG, ICC_TAG, 34377, *RESOLUTION_TAGS}
 
 @dataclass(frozen=True)
 class ImageMetadata:
-    """`icc`: profile. `exif`: without layout tags and thumbnail, or None. `xmp`: packet. `dpi`: horizontal, vertical."""
+    """`icc`: profile. `exif`: without layout tags and thumbnail, or None. `xmp`: packet. `dpi`: horizontal, vertical.
+
+    `png_chunks`: of a PNG, what describes its colors beside the profile, and its text.
+    """
 
     icc: bytes | None = None
     exif: Image.Exif | None = None
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
+    png_chunks: tuple[Chunk, ...] = ()
 
     def exif_for(self, width: int, height: int) -> Image.Exif:
         """The EXIF data of an upright image of this size: orientation 1, and the size where it was given."""
@@ -43,6 +51,19 @@ class ImageMetadata:
             if details:
                 exif[EXIF_IFD] = details
         return exif
+
+    def fit_jpeg(self) -> tuple[ImageMetadata, list[str]]:
+        """What a JPEG file holds of it, and what is left out: maker note, EXIF or XMP of more than 64 KB."""
+        fitting, lost = self, []
+        exif = self.exif_for(1, 1)
+        if len(exif.tobytes()) > JPEG_EXIF and MAKER_NOTE in _details(exif):
+            del _details(exif)[MAKER_NOTE]
+            fitting, lost = replace(fitting, exif=exif), ["the maker note of EXIF"]
+        if len(exif.tobytes()) > JPEG_EXIF:
+            fitting, lost = replace(fitting, exif=None), ["EXIF"]
+        if self.xmp and len(self.xmp) > JPEG_XMP:
+            fitting, lost = replace(fitting, xmp=None), [*lost, "XMP"]
+        return fitting, lost
 
     def xmp_for(self, width: int, height: int) -> bytes | None:
         """The XMP packet of an upright image of this size."""
@@ -68,7 +89,8 @@ def read_metadata(source: Image.Image | Path) -> ImageMetadata:
         xmp = source.tag_v2.get(XMP_TAG)
         dpi = dpi if 282 in source.tag_v2 else None  # Pillow says 1
     icc = info.get("icc_profile")
-    return ImageMetadata(icc if isinstance(icc, bytes) and icc else None, exif, _as_bytes(xmp), _dpi(dpi))
+    chunks = read_chunks(Path(str(source.filename))) if isinstance(source, PngImagePlugin.PngImageFile) else ()
+    return ImageMetadata(icc if isinstance(icc, bytes) and icc else None, exif, _as_bytes(xmp), _dpi(dpi), chunks)
 
 
 def _read_tiff_tags(path: Path) -> ImageMetadata:

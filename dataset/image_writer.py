@@ -16,10 +16,10 @@ from PIL import Image, PngImagePlugin
 from common.errors import InputError, summarize_exception
 from common.files import atomic_write
 from dataset.image_metadata import EXIF_IFD, GPS_IFD, ICC_TAG, XMP_TAG, ImageMetadata
+from dataset.png_chunks import SIGNATURE, XMP_KEYWORD, lost_outside_png, make_chunk
 
 FORMATS = ("png", "jpg", "webp", "tif")
 LARGEST_SIDE = {"jpg": 65_500, "webp": 16_383}
-XMP_KEYWORD = "XML:com.adobe.xmp"
 STRIP = 1 << 20  # bytes compressed at a time
 TIFF_TEXT_TAGS = (270, 271, 272, 306, 315, 33432)  # description, make, model, time, artist, copyright
 
@@ -61,7 +61,11 @@ class Output:
             self.frames, lost = [_on_white(frame) for frame in self.frames], [*lost, "jpg has no alpha: put on white"]
         if kind == "tif" and self.durations:
             self.durations, lost = [], [*lost, "tif has no timing"]
-        return lost
+        left_out = [] if kind == "png" else lost_outside_png(self.metadata.png_chunks, bool(self.metadata.icc))
+        if kind == "jpg":
+            self.metadata, too_long = self.metadata.fit_jpeg()
+            left_out += too_long
+        return [*lost, f"{kind} has no room for {' and '.join(left_out)}"] if left_out else lost
 
 
 def write_output(path: Path, output: Output, quality: int | None = None) -> None:
@@ -116,7 +120,9 @@ def _save_by_pillow(path: Path, kind: str, output: Output, quality: int | None) 
     if kind == "png":
         info = PngImagePlugin.PngInfo()
         if xmp:
-            info.add_itxt(XMP_KEYWORD, xmp.decode(errors="replace"))
+            info.add_itxt(XMP_KEYWORD.decode(), xmp.decode(errors="replace"))
+        for name, content in metadata.png_chunks:
+            info.add(name, content)
         options |= {"format": "PNG", "pnginfo": info, "compress_level": 3}
     elif kind == "jpg":
         quality = 95 if quality is None else quality
@@ -187,16 +193,17 @@ def _png_16_bit(image: np.ndarray, metadata: ImageMetadata) -> bytes:
     height, width = image.shape[:2]
     channels = _channels(image)
     header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
-    chunks = [_chunk(b"IHDR", header)]
+    chunks = [make_chunk(b"IHDR", header)]
+    chunks += [make_chunk(*each) for each in metadata.png_chunks if not (metadata.icc and each[0] == b"sRGB")]
     if metadata.icc:
-        chunks.append(_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(metadata.icc)))
+        chunks.append(make_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(metadata.icc)))
     if metadata.dpi:
-        chunks.append(_chunk(b"pHYs", struct.pack(">IIB", *(round(each / 0.0254) for each in metadata.dpi), 1)))
+        chunks.append(make_chunk(b"pHYs", struct.pack(">IIB", *(round(each / 0.0254) for each in metadata.dpi), 1)))
     exif = metadata.exif_for(width, height)
     if len(exif):
-        chunks.append(_chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")))
+        chunks.append(make_chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")))
     if xmp := metadata.xmp_for(width, height):
-        chunks.append(_chunk(b"iTXt", XMP_KEYWORD.encode() + b"\0" * 5 + xmp))
+        chunks.append(make_chunk(b"iTXt", XMP_KEYWORD + b"\0" * 5 + xmp))
     rows = image.reshape(height, -1).astype(">u2").view(np.uint8)
     packer, packed = zlib.compressobj(6), []
     for top in range(0, height, max(1, STRIP // rows.shape[1])):
@@ -206,9 +213,5 @@ def _png_16_bit(image: np.ndarray, metadata: ImageMetadata) -> bytes:
         filtered[:, 1:] = part
         filtered[:, 1 + 2 * channels :] -= part[:, : -2 * channels]
         packed.append(packer.compress(filtered.tobytes()))
-    chunks.append(_chunk(b"IDAT", b"".join(packed) + packer.flush()))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + _chunk(b"IEND", b"")
-
-
-def _chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    chunks.append(make_chunk(b"IDAT", b"".join(packed) + packer.flush()))
+    return SIGNATURE + b"".join(chunks) + make_chunk(b"IEND", b"")

@@ -28,7 +28,7 @@ def add_file_flags(parser: CliParser) -> None:
     group.add_argument(
         "--resize", type=output_size, metavar="WxH|LONGEST", help="to a size in pixels, after the network"
     )
-    group.add_argument("--strip_metadata", action="store_true", help="leave out ICC profile, EXIF, XMP and resolution")
+    group.add_argument("--strip_metadata", action="store_true", help="leave out ICC profile, EXIF, XMP, PNG text")
 
 
 def check_file_flags(parser: CliParser, args: argparse.Namespace) -> None:

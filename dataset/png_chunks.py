@@ -1,0 +1,58 @@
+"""The chunks of a PNG file beside pixels, ICC profile, EXIF and XMP that a copy should keep: color description and text."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+Chunk = tuple[bytes, bytes]  # name, content
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+XMP_KEYWORD = b"XML:com.adobe.xmp"
+COLOR_CHUNKS = (b"cICP", b"sRGB", b"gAMA", b"cHRM")
+TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
+READ_ELSEWHERE = (XMP_KEYWORD, b"Raw profile type ")  # texts that hold EXIF, XMP and the like, which Pillow reads
+SRGB_GAMMA = 45455  # 1/2.2 in the unit of gAMA
+MAX_BYTES, MAX_CHUNKS = 1 << 20, 1000  # kept in all; a file may have millions of empty ones
+
+
+def read_chunks(path: Path) -> tuple[Chunk, ...]:
+    """The color and text chunks of a PNG file, in its order. Those with a wrong checksum are left out."""
+    found: list[Chunk] = []
+    left = MAX_BYTES
+    with path.open("rb") as file:
+        if file.read(len(SIGNATURE)) != SIGNATURE:
+            return ()
+        while len(head := file.read(8)) == 8 and len(found) < MAX_CHUNKS:
+            length, name = struct.unpack(">I4s", head)
+            if name not in COLOR_CHUNKS + TEXT_CHUNKS or length > left:
+                file.seek(length + 4, 1)
+                continue
+            content, checksum = file.read(length), file.read(4)
+            is_whole = checksum == struct.pack(">I", zlib.crc32(name + content))
+            if is_whole and not (name in TEXT_CHUNKS and content.startswith(READ_ELSEWHERE)):
+                found.append((name, content))
+                left -= length
+    return tuple(found)
+
+
+def lost_outside_png(chunks: tuple[Chunk, ...], has_profile: bool) -> list[str]:
+    """What of the chunks another format cannot hold and a viewer or a reader would miss."""
+    colors = dict(chunk for chunk in chunks if chunk[0] in COLOR_CHUNKS)
+    lost = [f"{name.decode()} of the PNG" for name in _decisive(colors, has_profile)]
+    return [*lost, "the text of the PNG"] if any(name in TEXT_CHUNKS for name, _ in chunks) else lost
+
+
+def _decisive(colors: dict[bytes, bytes], has_profile: bool) -> list[bytes]:
+    """The chunks by which the colors differ from sRGB, or from the ICC profile."""
+    if b"cICP" in colors:
+        return [] if colors[b"cICP"][:3] == bytes([1, 13, 0]) else [b"cICP"]  # BT.709 primaries, sRGB transfer, RGB
+    if has_profile or b"sRGB" in colors:
+        return []
+    return [b"gAMA"] if colors.get(b"gAMA", struct.pack(">I", SRGB_GAMMA)) != struct.pack(">I", SRGB_GAMMA) else []
+
+
+def make_chunk(name: bytes, content: bytes) -> bytes:
+    """A chunk as it stands in a file."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
