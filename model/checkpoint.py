@@ -139,7 +139,8 @@ def safe_torch_load(path: Path) -> Any:
     """
     with open(path, "rb") as file:
         if (start := file.read(2))[:1] != pickle.PROTO and start != b"PK":
-            raise InputError(f"{path} is no PyTorch weight file: it starts with {start!r}, not as a pickle or zip file")
+            what = f"starts with {start!r}, not as a pickle or zip file" if start else "is empty"
+            raise InputError(f"{path} is no PyTorch weight file: it {what}")
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > max(path.stat().st_size * 2, 1 << 20):
