@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 TEMP_PREFIX = ".unfinished_"  # of the names of temporary files and folders
 DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_PERMISSION_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS}
 MAX_LOCK_TRIES = 20  # temporary files that another process may lock first
 NO_HANDLE = -1
 NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
@@ -34,7 +35,8 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     """Yields a temporary path in the same folder; if the block succeeds, the file is fsynced and renamed to `path`.
 
     After an error or an interrupt the temporary file is removed and an existing file at `path` is unchanged. Raises
-    `InputError` if the disk is full. Temporary files of killed processes are removed at the next write to the folder.
+    `InputError` if it cannot be written, as on a full disk. Temporary files of killed processes are removed at the next write
+    to the folder.
     """
     path = Path(path)
     if path.is_dir():
@@ -48,7 +50,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(suffix, TEMP_PREFIX, path.parent)
         return _keep_open(handle), name
 
-    with translate_disk_full(path), _temporary(path.parent, make) as temporary:
+    with translate_write_errors(path), _temporary(path.parent, make) as temporary:
         yield temporary
         os.chmod(temporary, 0o666 & ~_umask())
         with open(temporary, "rb+") as file:  # Windows syncs no file that is open for reading only
@@ -60,7 +62,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
 def atomic_dir(path: Path) -> Iterator[Path]:
     """Yields a temporary folder, renamed to `path` if the block succeeds; `path` must not exist yet."""
 
-    with translate_disk_full(path), temporary_dir(path.parent) as temporary:
+    with translate_write_errors(path), temporary_dir(path.parent) as temporary:
         yield temporary
         os.chmod(temporary, 0o777 & ~_umask())
         os.rename(temporary, path)
@@ -161,17 +163,21 @@ def ensure_free_space(folder: Path, size: int) -> None:
 
 
 @contextmanager
-def translate_disk_full(path: Path) -> Iterator[None]:
-    """Turns "disk full", "quota exceeded" and "file too large" errors into an `InputError` that names `path`."""
+def translate_write_errors(path: Path) -> Iterator[None]:
+    """Turns what keeps a file from being written into an `InputError` that names `path`: a full disk, an exceeded quota, a file
+    too large; and, for temporary files, any other cause. Errors of other files pass."""
     try:
         yield
     except OSError as error:
-        if error.errno not in DISK_FULL_ERRNOS:
+        parts = Path(os.fsdecode(error.filename)).parts if isinstance(error.filename, str | bytes | Path) else ()
+        is_temporary = any(part.startswith(TEMP_PREFIX) for part in parts)
+        if error.errno is None or (error.errno not in DISK_FULL_ERRNOS and not is_temporary):
             raise
-        raise InputError(
-            f"{path} cannot be written ({os.strerror(error.errno)}): free some space and run it again; "
-            "whatever stood there before is untouched"
-        ) from None
+        why = f"{path} cannot be written ({os.strerror(error.errno)})"
+        if error.errno in NO_PERMISSION_ERRNOS:
+            raise InputError(f"{why}: change the permissions of the folder, or name another") from None
+        advice = "free some space and run it again" if error.errno in DISK_FULL_ERRNOS else "check the disk"
+        raise InputError(f"{why}: {advice}; whatever stood there before is untouched") from None
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from common.files import (
     mkdir_remove_if_empty,
     realpath,
     temporary_dir,
-    translate_disk_full,
+    translate_write_errors,
 )
 from dataset.benchmark_set import available_scales, list_hr_images, normalize_name
 from dataset.fetch import PART_SUFFIX, fetch
@@ -113,7 +113,7 @@ def _lacking(name: str, out: Path, scales: list[int], valid: bool) -> list[_Part
         )
 
     def unpack(archive: Path) -> None:
-        with translate_disk_full(folder), temporary_dir(archive.parent) as high:
+        with translate_write_errors(folder), temporary_dir(archive.parent) as high:
             unpack_images(archive, source.folder, high, source.images)
             prepare(list_hr_images(high), folder, lacking)
 

@@ -208,3 +208,17 @@ def test_a_training_set_on_a_disk_that_is_really_full(expect_error, command, ima
 def test_other_errors_of_the_system_keep_their_own_words(tmp_path):
     with pytest.raises(PermissionError), atomic_write(tmp_path / "a.txt"):
         raise PermissionError(13, "Permission denied")
+
+
+@pytest.mark.parametrize(("number", "advice"), [(errno.EROFS, "name another"), (errno.EIO, "check the disk")])
+def test_an_error_of_a_temporary_file_names_the_file_that_was_asked_for(
+    expect_error, image_folder, tmp_path, monkeypatch, number, advice
+):
+    def fail(temporary, _):
+        raise OSError(number, os.strerror(number), str(temporary))
+
+    (tmp_path / "a.h5").write_text("old")
+    monkeypatch.setattr(os, "replace", fail)
+    line = expect_error(advice, "div2h5.py", "--source", image_folder, "--out", tmp_path / "a.h5")
+    assert line.startswith(f"error: {tmp_path / 'a.h5'} cannot be written ({os.strerror(number)}): ")
+    assert "unfinished" not in line and (tmp_path / "a.h5").read_text() == "old"

@@ -16,7 +16,7 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from common.errors import InputError, summarize_exception
-from common.files import NOFOLLOW, atomic_write, make_dir_within, parse_json, translate_disk_full
+from common.files import NOFOLLOW, atomic_write, make_dir_within, parse_json, translate_write_errors
 from common.locks import locked
 
 Values = dict[str, Any]  # of one line: numbers, texts, and {"x2": {"psnr": ...}} for "validation" and "bicubic"
@@ -62,7 +62,7 @@ class TrainingLog:
         self._hook = threading.excepthook
         threading.excepthook = _report_unless_os_error  # SummaryWriter writes in a thread and raises here
         try:
-            with translate_disk_full(self._place):
+            with translate_write_errors(self._place):
                 self._board: SummaryWriter | None = SummaryWriter(str(self._place), purge_step=step + 1)
         except BaseException:
             threading.excepthook = self._hook
@@ -154,7 +154,7 @@ class _Output:
         except (InputError, OSError) as error:
             if self._report is None:
                 self.waiting.clear()
-                with translate_disk_full(self.place):
+                with translate_write_errors(self.place):
                     raise
             if not self._reported:
                 why = summarize_exception(error) if isinstance(error, InputError) else error.strerror
