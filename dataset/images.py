@@ -20,9 +20,7 @@ from common.errors import InputError, escape_unprintable, summarize_exception, t
 from dataset.decoded_image import DecodedImage
 from dataset.deep_images import decode_deep, decode_tiff, is_deep, tiff_sizes
 from dataset.image_metadata import ImageMetadata, read_metadata
-from dataset.image_writer import narrow, write_png
-
-__all__ = ["write_png"]  # imported from here
+from dataset.image_writer import narrow
 
 FORMATS = ["PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF"]  # Pillow has others, some of which run external programs
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif"}

@@ -15,7 +15,8 @@ from common.errors import FailureLog, InputError, run_cli
 from common.files import atomic_dir
 from common.progress import progress
 from dataset.benchmark_set import list_hr_images, modcrop_and_downscale
-from dataset.images import conversion_summary, read_image, write_png
+from dataset.image_writer import write_png
+from dataset.images import conversion_summary, read_image
 from dataset.imresize import PADDING_MODES
 from dataset.verify import verify
 

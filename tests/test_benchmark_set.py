@@ -11,7 +11,8 @@ from PIL import Image
 
 from common.errors import InputError
 from dataset.benchmark_set import MissingTestSetError, available_scales, lr_mismatch, open_test_set
-from dataset.images import read_rgb, write_png
+from dataset.image_writer import write_png
+from dataset.images import read_rgb
 from dataset.imresize import PADDING_MODES, imresize
 
 image = random_images()

@@ -14,7 +14,8 @@ from conftest import ROOT, sample_image
 from PIL import Image
 
 import dataset.training_set
-from dataset.images import list_images, read_image, read_rgb, write_png
+from dataset.image_writer import write_png
+from dataset.images import list_images, read_image, read_rgb
 from dataset.imresize import imresize
 from dataset.prepare import prepare
 

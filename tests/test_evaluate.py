@@ -15,7 +15,8 @@ from conftest import GOLDEN, sample_image
 from PIL import Image
 
 from dataset.benchmark_set import open_test_set
-from dataset.images import read_rgb, write_png
+from dataset.image_writer import write_png
+from dataset.images import read_rgb
 from evaluation.evaluate import evaluate, keep_decoded
 from evaluation.metrics import compute_scores
 from inference.upscaler import BicubicUpscaler

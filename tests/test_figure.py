@@ -11,7 +11,8 @@ from conftest import sample_image
 from PIL import Image, ImageDraw
 
 from dataset.benchmark_set import ImagePair
-from dataset.images import read_rgb, write_png
+from dataset.image_writer import write_png
+from dataset.images import read_rgb
 from dataset.imresize import imresize
 from evaluation.metrics import compute_scores, rgb_to_y
 from inference.upscaler import BicubicUpscaler, NetworkUpscaler

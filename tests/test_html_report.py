@@ -14,7 +14,8 @@ from conftest import open_page, sample_image
 from PIL import Image
 
 from dataset.benchmark_set import open_test_set
-from dataset.images import read_rgb, write_png
+from dataset.image_writer import write_png
+from dataset.images import read_rgb
 from evaluation.evaluate import evaluate
 from evaluation.html_report import AMPLIFY, COLORS, TEMPLATE, Report, encode_png, error_map
 from evaluation.page import HEAD

@@ -16,7 +16,8 @@ import torch
 import evaluation.paper.methods
 from common.errors import FailureLog
 from dataset.benchmark_set import open_test_set
-from dataset.images import list_images, read_rgb, write_png
+from dataset.image_writer import write_png
+from dataset.images import list_images, read_rgb
 from dataset.prepare import prepare
 from evaluation import complexity
 from evaluation.evaluate import evaluate

@@ -12,7 +12,8 @@ from PIL import Image
 import dataset.images
 from dataset.benchmark_set import open_test_set
 from dataset.demo import PHOTOGRAPHS
-from dataset.images import list_images, read_image, read_rgb, write_png
+from dataset.image_writer import write_png
+from dataset.images import list_images, read_image, read_rgb
 from dataset.imresize import imresize
 
 PREPARE = ("-m", "dataset.prepare")

@@ -12,7 +12,8 @@ from conftest import sample_image
 from PIL import Image
 from serving import published_hash
 
-from dataset.images import read_rgb, write_png
+from dataset.image_writer import write_png
+from dataset.images import read_rgb
 from dataset.prepare import prepare
 from dataset.verify import PUBLISHED, published_set
 

@@ -28,7 +28,7 @@ from common.cli import CliParser
 from common.errors import InputError, run_cli
 from common.files import TEMP_PREFIX
 from common.progress import progress
-from dataset.images import write_png
+from dataset.image_writer import write_png
 from model.checkpoint import read_state_dict
 
 STEPS, INTERVAL = 12, 2  # of each run; a checkpoint every other step, so that many kills hit one being written

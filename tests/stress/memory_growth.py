@@ -32,7 +32,7 @@ from common.malloc import tune_malloc
 from common.progress import progress
 from common.tables import Table, to_markdown
 from dataset.benchmark_set import open_test_set
-from dataset.images import write_png
+from dataset.image_writer import write_png
 from dataset.patches import PatchSampler
 from evaluation.benchmark_run import run_benchmark
 from inference.upscaler import BicubicUpscaler, NetworkUpscaler, Upscale
