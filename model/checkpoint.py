@@ -66,7 +66,8 @@ def read_state_dict(path: Path | str) -> StateDict:
     if path.is_dir():
         raise InputError(f"{path} is a folder: name a .pth or .safetensors file in it")
     if not path.is_file():
-        raise InputError(f"{path} does not exist: name a .pth or .safetensors file")
+        what = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
+        raise InputError(f"{path} {what}: name a .pth or .safetensors file")
     try:
         with translate_access_errors(path):
             loaded = load_file(path) if path.suffix.lower() == ".safetensors" else safe_torch_load(path)

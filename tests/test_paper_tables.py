@@ -260,6 +260,9 @@ def test_bad_folders_and_files_are_one_line(expect_error, argv, tmp_path, forbid
     expect_error("locked cannot be opened (Permission denied)", *argv, "--data", tmp_path / "locked")
     (tmp_path / "bad.pth").write_text("no weights")
     expect_error("bad.pth is no PyTorch weight file", *argv, "--checkpoints", tmp_path / "bad.pth")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links/moved.pth").symlink_to("elsewhere.pth")
+    expect_error("moved.pth is a link to a file that does not exist", *argv, "--checkpoints", tmp_path / "links")
     (tmp_path / "file").write_text("")
     expect_error("file is a file", *argv, "--out", tmp_path / "file")
 

@@ -167,7 +167,7 @@ def _weight_files(folder: Path, failures: FailureLog) -> list[Path]:
 
     found = [Path(top, name) for top, _, names in os.walk(folder, onerror=note) for name in names]
     found = [file for file in found if file.suffix in (".pth", ".safetensors") and not file.name.startswith(".")]
-    return [file for file in found if file.is_file()]
+    return [file for file in found if file.is_file() or file.is_symlink()]  # of a broken link users will want to hear
 
 
 def _last_steps(files: list[Path]) -> tuple[list[Path], list[str]]:
