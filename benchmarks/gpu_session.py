@@ -169,7 +169,7 @@ class Session:
         return json.loads(out.read_text())
 
     def data(self) -> str:
-        """The training set of the photographs."""
+        """The training set of the photographs; with teachers it is only made where their targets are missing."""
         argv = ("div2h5.py", "--source", self.args.images, "--shrink", *SHRINK, "--out", self.training_set)
         self.call(*argv, limit=self._limit("data"))
         return self.training_set.name
@@ -177,13 +177,14 @@ class Session:
     def speed(self) -> dict[str, float]:
         """Steps per second at x2 with each of the `SETTINGS`; one that fails is left out."""
         rates: dict[str, float] = {}
+        data = self._training_set(2)
         end = time.monotonic() + self._limit("speed")
         for name, flags in SETTINGS.items():
             folder, steps = self.work / f"speed {name}", self.args.probe_steps
             shutil.rmtree(folder, ignore_errors=True)
             try:
                 lengths = ("--max_steps", 3 * steps, "--print_interval", steps)
-                self.train(2, folder, *flags, *lengths, limit=end - time.monotonic())
+                self.train(2, folder, data, *flags, *lengths, limit=end - time.monotonic())
                 rates[name] = _last_line(folder)["images_per_second"] / self.args.batch
                 print(f"{name}: {rates[name]:.2f} steps/s", flush=True)
             except SectionError as error:
@@ -199,13 +200,14 @@ class Session:
         if not teachers:
             raise SectionError(f"{self.args.teachers} has no file such as rlfn_x{scale}.pth")
         flags = [flag for teacher in teachers for flag in ("--teacher", teacher)]
-        out = self.work / f"distilled_x{scale}.h5"
+        out = self._distilled(scale)
         where = ("--source", self.args.images, "--shrink", *SHRINK, "--out", out, "--device", self.args.device)
         self.call("-m", "training.distillation", "--scale", scale, *flags, *where, limit=self.seconds_left() / 4)
         return out.name
 
     def train_scale(self, scale: int, remaining: int) -> dict[str, object]:
         """Trains one scale from the pretrained weights in its share of the time that is left, annealed to its end."""
+        data = self._training_set(scale)
         share = self.seconds_left() / remaining
         if share <= 0:
             raise SectionError("no time is left")
@@ -213,24 +215,33 @@ class Session:
         rates = rates if isinstance(rates, dict) else {}
         setting = max(rates, key=rates.__getitem__, default="fp32")
         folder = self.out / f"x{scale}"
-        distilled = self.work / f"distilled_x{scale}.h5"
-        data = ["--train_data_path", distilled] if distilled.exists() else []
         minutes = f"{max(0.01, 0.9 * share / 60 - START_MINUTES):.2f}"
         length = ["--max_minutes", minutes, "--max_steps", MAX_STEPS, "--warmup", self.args.warmup]
         rest = ["--print_interval", self.args.print_interval, "--resume"]
-        self.train(scale, folder, *SETTINGS[setting], *length, *data, *rest, limit=share)
+        self.train(scale, folder, data, *SETTINGS[setting], *length, *rest, limit=share)
         return {"setting": setting, "minutes": float(minutes), **_last_line(folder)}
 
-    def train(self, scale: int, folder: Path, *flags: object, limit: float) -> None:
+    def train(self, scale: int, folder: Path, data: Path, *flags: object, limit: float) -> None:
         """`train.py` from the pretrained weights, x3 and x4 from this session's x2 if there is one; later flags win."""
         start = ROOT / f"checkpoint/x{scale}/cfsrcnn_x{scale}.pth"
         if scale != 2 and (own := sorted((self.out / "x2").glob("cfsrcnn_x2_*.pth"), key=os.path.getmtime)):
             start = own[-1]
-        where = ["--train_data_path", self.training_set, "--ckpt_dir", folder, "--ckpt_name", f"cfsrcnn_x{scale}"]
+        where = ["--train_data_path", data, "--ckpt_dir", folder, "--ckpt_name", f"cfsrcnn_x{scale}"]
         where += ["--val_data_dir", self.args.validation, "--device", self.args.device, "--scale", scale]
         patch = max(1, self.args.patch * 3 // 4) if scale == 4 else self.args.patch  # its LR images are small
         size = ["--batch_size", self.args.batch, "--patch_size", patch, "--lr", self.args.lr]
         self.call("train.py", *where, *size, *RECIPE, "--pretrained", start, *flags, limit=limit)
+
+    def _distilled(self, scale: int) -> Path:
+        return self.work / f"distilled_x{scale}.h5"
+
+    def _training_set(self, scale: int) -> Path:
+        """The teachers' for the scale if there is one, else that of the photographs."""
+        if (distilled := self._distilled(scale)).exists():
+            return distilled
+        if not self.training_set.exists():
+            self.data()
+        return self.training_set
 
     def _limit(self, section: str) -> float:
         return min(60 * self.args.minutes * LIMITS[section], self.seconds_left())
@@ -338,10 +349,13 @@ def main() -> None:
     if "benchmarks" not in args.skip:
         for name in ("training", "inference"):
             sections[f"{name} benchmark"] = lambda name=name: session.benchmark(name)  # type: ignore[misc]
-    sections |= {"data": session.data, "speed": session.speed}
+    if not args.teachers:
+        sections["data"] = session.data
     for number, scale in enumerate(args.scales):
         if args.teachers:
             sections[f"teachers x{scale}"] = lambda scale=scale: session.distill(scale)  # type: ignore[misc]
+        if number == 0:
+            sections["speed"] = session.speed
         remaining = len(args.scales) - number
         sections[f"x{scale}"] = lambda scale=scale, n=remaining: session.train_scale(scale, n)  # type: ignore[misc]
     with Copier(session.out, results):
