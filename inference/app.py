@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import cv2
 import torch
 from torch import Tensor
 
@@ -35,6 +36,7 @@ from model.checkpoint import load_model
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # Gradio's own are downloaded
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"  # the browser loads nothing from elsewhere
 TITLE = "# CFSRCNN\nUpscale an image. The left half of the comparison is bicubic, the right half the network."
+PREVIEW_SIDE = 4096  # pixels
 port_number = bounded(int, lambda value: 1 <= value <= 65535, "a port from 1 to 65535")
 
 
@@ -123,12 +125,16 @@ class App:
         return summary.written[0]
 
     def compare(self, source: Path, result: Path, session: str) -> tuple[str, str]:
-        """Two images of one size for the slider: bicubic and the network's, the first frame, 8-bit RGB."""
+        """Two images of one size for the slider: bicubic and the network's, the first frame, 8-bit RGB. Those of more than
+        `PREVIEW_SIDE` pixels to a side are scaled down, which browsers need."""
         lr, sr = (narrow(read_frames(path).frames[0].rgb) for path in (source, result))
+        height, width = sr.shape[:2]
+        fraction = min(1, PREVIEW_SIDE / max(height, width))
+        size = max(1, round(width * fraction)), max(1, round(height * fraction))
         paths = []
-        for name, image in ("bicubic", resize(lr, *sr.shape[:2])), ("network", sr):
+        for name, image in ("bicubic", resize(lr, height, width)), ("network", sr):
             path = result.parent / f"{name}.png"
-            write_png(path, image)
+            write_png(path, cv2.resize(image, size, interpolation=cv2.INTER_AREA) if fraction < 1 else image)
             self.sessions.add(session, path)
             paths.append(str(path))
         return paths[0], paths[1]

@@ -23,6 +23,7 @@ from conftest import ROOT, open_page, sample_image
 from PIL import Image, ImageCms
 
 from common.errors import InputError
+from dataset.image_writer import write_png
 from dataset.images import read_rgb
 from dataset.imresize import resize
 from inference import load
@@ -188,6 +189,15 @@ def test_floats_are_compared_too(app, tmp_path):
     assert abs(bicubic[:, :, 0] - resize(pixels, 40, 60) * 255).max() < 2
     app.sessions.close("visitor")
     assert not any((tmp_path / "served").iterdir())
+
+
+def test_a_large_result_is_compared_at_a_size_for_browsers(app, tmp_path, monkeypatch):
+    monkeypatch.setattr("inference.app.PREVIEW_SIDE", 30)
+    write_png(tmp_path / "a.png", np.full((20, 30, 3), 77, np.uint8))
+    result = app.upscale(tmp_path / "a.png", 2, False, "visitor", lambda part: None)
+    assert read_rgb(result).shape == (40, 60, 3)
+    bicubic, network = map(read_rgb, app.compare(tmp_path / "a.png", result, "visitor"))
+    assert bicubic.shape == network.shape == (20, 30, 3) and (bicubic == 77).all()
 
 
 @pytest.mark.parametrize("kind", ["float", "pages", "many"])
