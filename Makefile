@@ -52,6 +52,7 @@ IMAGES ?= $(PICTURES)
 RUNS ?= runs
 PRECISION ?= bf16
 WARMUP ?= 100
+HELD_OUT ?= 8
 STEPS_24 ?= 10000
 STEPS_48 ?= 3500
 STEPS_48B ?= 12000
@@ -99,11 +100,11 @@ CHECK_IMAGES = @test -n "$(IMAGES)" || { echo "error: name a folder of photograp
 
 $(RUNS)/images.h5: | .venv/installed
 	$(CHECK_IMAGES)
-	$(RUN) div2h5.py --source "$(IMAGES)" $(if $(EXTRA),--extra "$(EXTRA)") --hold_out 8 --out $@
+	$(RUN) div2h5.py --source "$(IMAGES)" $(if $(EXTRA),--extra "$(EXTRA)") --hold_out $(HELD_OUT) --out $@
 
 $(RUNS)/photographs_x%.h5: | .venv/installed
 	$(CHECK_IMAGES)
-	$(RUN) div2h5.py --source "$(IMAGES)" $(if $(EXTRA),--extra "$(EXTRA)") --hold_out 8 --shrink $(SHRINK_X$*) \
+	$(RUN) div2h5.py --source "$(IMAGES)" $(if $(EXTRA),--extra "$(EXTRA)") --hold_out $(HELD_OUT) --shrink $(SHRINK_X$*) \
 		--scales $* --out $@
 
 # The weights as published: rlfn_x2.pth and net_g_BSRN_x2.pth, or bsrn_x2.pth. RLFN has none for x3: BSRN alone teaches there.
@@ -112,7 +113,7 @@ BSRN = $(addprefix --teacher bsrn=,$(firstword $(wildcard $(TEACHERS)/bsrn_x$*.p
 $(RUNS)/distilled_x%.h5: | .venv/installed
 	$(CHECK_IMAGES)
 	@test -n "$(RLFN)$(BSRN)" || { echo "error: $(TEACHERS) has neither rlfn_x$*.pth nor bsrn_x$*.pth" >&2; exit 2; }
-	$(RUN) -m training.distillation --scale $* $(strip $(RLFN) $(BSRN)) --source "$(IMAGES)" $(if $(EXTRA),"$(EXTRA)") --hold_out 8 \
+	$(RUN) -m training.distillation --scale $* $(strip $(RLFN) $(BSRN)) --source "$(IMAGES)" $(if $(EXTRA),"$(EXTRA)") --hold_out $(HELD_OUT) \
 		--shrink $(SHRINK_X$*) --out $@
 
 $(X2_24): | $(RUNS)/images.h5 $(RUNS)/photographs_x2.h5

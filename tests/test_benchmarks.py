@@ -96,6 +96,7 @@ def test_the_training_benchmark_has_rows_for_muon_and_compile():
 def test_the_training_benchmark_compares_steps_samplers_and_parts(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(training, "STEPS", ((2, 8),))
     monkeypatch.setattr(training, "SAMPLER", (2, 8))
+    monkeypatch.setattr(training, "TRAINING_SET", (4, 24, 32))
     argv = ["x", "--out", str(tmp_path / "t.json"), "--rounds", "1", "--precisions", "fp32", "--device", "cpu"]
     monkeypatch.setattr("sys.argv", argv)
     training.main()

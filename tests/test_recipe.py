@@ -14,7 +14,7 @@ from model import create_model
 from model.checkpoint import save_state_dict
 
 STEPS = ["STEPS_24=2", "STEPS_48=1", "STEPS_48B=1", "STEPS_FIRST=1", "MAX_STEPS=1"]
-TINY = [*STEPS, "WARMUP=1", "PRECISION=fp32", f"RUN={sys.executable}"]
+TINY = [*STEPS, "HELD_OUT=1", "WARMUP=1", "PRECISION=fp32", f"RUN={sys.executable}"]
 
 
 def make(*argv: str) -> subprocess.CompletedProcess[str]:
@@ -26,7 +26,7 @@ def make(*argv: str) -> subprocess.CompletedProcess[str]:
 def photographs(tmp_path):
     folder = tmp_path / "photographs"
     folder.mkdir()
-    for number in range(10):
+    for number in range(3):
         Image.fromarray(sample_image("coffee.png", 168, 168, 10 * number, 20 * number)).save(folder / f"{number}.png")
     return folder
 
