@@ -53,6 +53,7 @@ def test_other_weights_are_refused():
 def make_weights(layout: torch.memory_format) -> list[nn.Parameter]:
     torch.manual_seed(0)
     shapes = ((64, 32, 3, 3), (64, 128, 1, 1), (64, 32, 3, 3), (16, 48, 3, 3), (64, 32, 3, 3), (64, 128, 1, 1))
+    shapes += ((52, 16, 1, 1), (52, 16, 1, 1), (256, 16, 3, 3))  # with more rows than columns, as in RLFN
     return [nn.Parameter(torch.randn(shape).contiguous(memory_format=layout)) for shape in shapes]
 
 

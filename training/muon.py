@@ -100,7 +100,8 @@ def _update_same_shape(
         size = size * (1 - found_inf)
     momenta.lerp_(stacked, 1 - momentum)
     ahead = torch.lerp(stacked, momenta, momentum)  # Nesterov's
-    updates = (newton_schulz(ahead) * size).unbind()
+    # contiguous, as the views below are by strides: those of matrices with more rows than columns come transposed
+    updates = (newton_schulz(ahead) * size).contiguous().unbind()
     steps = [_from_matrix(weight, update) for weight, update in zip(weights, updates, strict=True)]
     targets: list[Tensor] = list(weights)  # dynamo cannot trace `list[Tensor](weights)`
     torch._foreach_sub_(targets, steps)
