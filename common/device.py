@@ -18,6 +18,7 @@ import torch
 from common.errors import InputError, summarize_exception
 
 AMPERE = (8, 0)  # the first compute capability with tensor cores for bf16 and TF32
+MAX_GRAPHS = 64  # of a compiled function, which runs uncompiled beyond; Muon's update has one for each shape of weights
 COMPILE_MODES = ("default", "max-autotune-no-cudagraphs")  # of `torch.compile`
 Function = TypeVar("Function", bound=Callable)
 
@@ -213,6 +214,9 @@ def compile_module(module: Function, dynamic: bool = False, mode: str = "default
     """
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl")):
         raise InputError("--compile needs a C++ compiler (g++ or clang++): install one, or leave --compile out")
+    config = torch._dynamo.config
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # before PyTorch 2.6
+    setattr(config, name, max(getattr(config, name), MAX_GRAPHS))
     compiled = torch.compile(module, dynamic=dynamic, mode=mode)
 
     def call(*args: object) -> object:
