@@ -23,7 +23,7 @@ from benchmarks.json_output import write_json
 from benchmarks.synthetic import synthetic_training_set, write_synthetic
 from benchmarks.timing import SubprocessJob, device_name, min_seconds, time_interleaved
 from common.cli import CliParser, positive_int
-from common.device import pick_device
+from common.device import fixed_shapes, pick_device
 from common.errors import run_cli
 from common.malloc import tune_malloc
 from common.tables import Table, to_markdown
@@ -143,17 +143,19 @@ def bare_convolution(batch: int, patch: int, device: torch.device) -> Job:
 
     @torch.inference_mode()
     def run() -> None:
-        for _ in range(repeats):
-            conv(x)
+        with fixed_shapes(device):  # as training steps have it
+            for _ in range(repeats):
+                conv(x)
 
     return run
 
 
 def peak_memory(step: Job, device: torch.device) -> float:
-    """GB allocated at most during a step on a CUDA device, by PyTorch."""
+    """GB that a step allocates at most on a CUDA device, by PyTorch, beyond what was allocated before it."""
     torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
     step()
-    return torch.cuda.max_memory_allocated(device) / 1e9
+    return (torch.cuda.max_memory_allocated(device) - before) / 1e9
 
 
 def compare_samplers(device: torch.device, rounds: int) -> dict[str, float]:
@@ -178,10 +180,10 @@ def parts_of_a_step(folder: Path, device: torch.device, precision: str, rounds: 
     solver.train_step()  # computes gradients for the optimizer
 
     def forward(grad: bool) -> None:
-        with torch.set_grad_enabled(grad):
+        with torch.set_grad_enabled(grad), fixed_shapes(device):
             loss = solver.batch_loss(batch.lr, 2, batch.hr)
-        if grad:
-            loss.backward()
+            if grad:
+                loss.backward()
 
     jobs: dict[str, Job] = {
         "sampler": partial(next, solver.sampler),
@@ -284,7 +286,7 @@ def steps_table(steps: dict[str, dict[str, float]], memory: dict[str, dict[str, 
         "steps/s": "",
         "speedup": "over baseline, 0 workers",
         "fraction": "of the rate of bf16 convolutions",
-        "peak memory": "GB",
+        "peak memory": "GB for the step",
     }
     return Table("training", f"Training steps, {device_name(device)}", list(columns.items()), rows, len(rows), [])
 
