@@ -86,6 +86,22 @@ def test_a_step_that_cannot_be_recorded_is_one_line(tmp_path, monkeypatch):
             solver.train_step()
 
 
+def test_the_first_of_two_errors_is_shown(tmp_path, monkeypatch):
+    """As PyTorch has it: leaving a recording that has failed raises as well."""
+
+    def record(step):
+        try:
+            raise RuntimeError("a value was read")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(cuda_graph, "record", record)
+    solver = graphed(make_solver(tmp_path, 4, 12, CPU, **SETTINGS))
+    with pytest.raises(InputError, match=r"cannot be recorded \(a value was read\)"):
+        for _ in range(cuda_graph.EAGER_STEPS + 1):
+            solver.train_step()
+
+
 @pytest.mark.parametrize(
     ("device", "world_size", "scale", "message"),
     [

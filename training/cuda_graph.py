@@ -7,12 +7,14 @@ recorded step reads, and the values that change from step to step, the learning 
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from common.device import is_out_of_memory
 from common.errors import InputError, summarize_exception
 from dataset.patches import Batch
 from training.muon import MuonWithAuxAdam
@@ -81,11 +83,12 @@ class GraphedUpdate:
                 group["capturable"] = True
         try:
             self._graph, self._losses = record(lambda: self._update(self._batch, self._lr, self._ema_weight))
-        except (InputError, torch.cuda.OutOfMemoryError):
-            raise
         except RuntimeError as error:
+            cause = _first_cause(error)
+            if isinstance(cause, InputError) or is_out_of_memory(cause):
+                raise cause from None
             raise InputError(
-                f"--cuda_graph: this step cannot be recorded ({summarize_exception(error)}): leave it out"
+                f"--cuda_graph: this step cannot be recorded ({summarize_exception(cause)}): leave it out"
             ) from None
         finally:
             for group, old in zip(groups, before, strict=True):  # states are saved as without a graph
@@ -94,9 +97,23 @@ class GraphedUpdate:
                     group["capturable"] = old["capturable"]
 
 
+def _first_cause(error: BaseException) -> BaseException:
+    """The exception that ended the recording; ending it raises another, which says no more than that it was ended."""
+    while isinstance(error.__context__, Exception):
+        error = error.__context__
+    return error
+
+
 def record(step: Callable[[], Losses]) -> tuple[Graph, Losses]:
     """Records `step` without running it: the graph, and the tensors that it writes its results to."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        losses = step()
+    collects = gc.isenabled()
+    gc.collect()  # a collection in between might free memory of other graphs, which ends a recording
+    gc.disable()
+    try:
+        with torch.cuda.graph(graph):
+            losses = step()
+    finally:
+        if collects:
+            gc.enable()
     return graph, losses
