@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from common import SCALES
-from common.device import compile_module, fixed_shapes, tf32_convolutions, translate_compile_errors
+from common.device import compile_module, fixed_shapes, is_out_of_memory, tf32_convolutions, translate_compile_errors
 from common.errors import InputError
 from common.files import make_dir
 from common.progress import print_above, progress
@@ -109,7 +109,9 @@ class Solver:
         try:
             with self.stop, tf32_convolutions(args.tf32):
                 self._loop()
-        except torch.cuda.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise explain_out_of_memory(self.args, self.context, self.step + 1) from None
         finally:
             self._bar.close()

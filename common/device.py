@@ -22,6 +22,8 @@ MAX_GRAPHS = 64  # of a compiled function, which runs uncompiled beyond; Muon's 
 COMPILE_MODES = ("default", "max-autotune-no-cudagraphs")  # of `torch.compile`
 Function = TypeVar("Function", bound=Callable)
 
+# cuDNN and cuBLAS say so where they find no memory for a workspace, without PyTorch's `OutOfMemoryError`
+OUT_OF_MEMORY_TEXTS = ("unable to find an engine", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
 ASSUMED_MEMORY = 8 << 30
 CPUINFO, MEMINFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 CGROUPS, CGROUP_OF_SELF = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -149,6 +151,13 @@ def runs_in_tf32(device: torch.device, allow: bool | None) -> bool:
         settings = _TF32Settings()
         allow = settings.precisions[0] == "tf32" if settings.precisions else settings.allow_tf32
     return bool(allow) and has_tf32(device)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that a GPU is out of memory, or that cuDNN or cuBLAS found no room to work, mostly for that."""
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
 
 
 def available_memory(device: torch.device | None = None) -> int:

@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from common.device import available_memory
+from common.device import available_memory, is_out_of_memory
 from common.errors import InputError
 
 CHANNELS = 64  # assumed number of feature maps per pixel
@@ -68,8 +68,9 @@ class Tiler:
             try:
                 yield from self._run(x)
                 return
-            except torch.cuda.OutOfMemoryError:
-                pass  # leaving this block frees the feature maps
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise  # otherwise leaving this block frees the feature maps
             self._tile, self._hit_oom = self._tile_size // 2, True
             if self._tile < CHANNELS:
                 raise InputError("the GPU has too little free memory for a tile of 64 pixels: use the CPU")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.device import full_fp32
+from common.device import full_fp32, is_out_of_memory
 from common.errors import InputError
 from dataset.imresize import resize
 from inference.backends import FP32_MAX, start_backend
@@ -50,14 +50,14 @@ def translate_memory_errors(path: Path | str) -> Iterator[None]:
     try:
         yield
         return
-    except torch.cuda.OutOfMemoryError:
-        where = "on the GPU"
     except MemoryError:
         where = "on this machine"
     except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # PyTorch's on the CPU
+        if not is_out_of_memory(error) and "can't allocate memory" not in str(
+            error
+        ):  # the latter is PyTorch's on the CPU
             raise
-        where = "on this machine"
+        where = "on the GPU" if is_out_of_memory(error) else "on this machine"
     raise InputError(f"{path}: there is too little free memory for it {where}: free some, or use a smaller image")
 
 

@@ -105,13 +105,17 @@ def train(command, training_set, tmp_path):
     return lambda folder, *more: command("train.py", *flags, "--ckpt_dir", tmp_path / folder, *more)
 
 
-def fail_above(monkeypatch, patches: int) -> None:
+OUT_OF_MEMORY = torch.cuda.OutOfMemoryError("CUDA out of memory")
+NO_WORKSPACE = RuntimeError("FIND was unable to find an engine to execute this computation")  # cuDNN's words for it
+
+
+def fail_above(monkeypatch, patches: int, error: Exception = OUT_OF_MEMORY) -> None:
     """The network runs out of memory with more than so many patches."""
     extract = CFSRCNN.extract
 
     def limited(net, lr):
         if len(lr) > patches:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            raise error
         return extract(net, lr)
 
     monkeypatch.setattr(CFSRCNN, "extract", limited)
@@ -128,8 +132,9 @@ def test_accumulate_auto_halves_micro_batches_until_they_fit(train, tmp_path, mo
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_a_single_patch_that_does_not_fit_is_one_line(train, monkeypatch):
-    fail_above(monkeypatch, 0)
+@pytest.mark.parametrize("error", [OUT_OF_MEMORY, NO_WORKSPACE], ids=["PyTorch", "cuDNN"])
+def test_a_single_patch_that_does_not_fit_is_one_line(train, monkeypatch, error):
+    fail_above(monkeypatch, 0, error)
     outcome = train("run", "--accumulate", "auto")
     assert outcome.code == 2 and "--accumulate auto: the GPU is out of memory with a single patch" in outcome.err
     outcome = train("run")

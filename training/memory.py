@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from common import SCALES
-from common.device import available_memory, check_precision, fixed_shapes
+from common.device import available_memory, check_precision, fixed_shapes, is_out_of_memory
 from common.errors import InputError, LaunchError
 from training.config import TrainConfig
 from training.distributed import DistributedContext
@@ -69,7 +69,9 @@ def _fits(args: TrainConfig, device: torch.device, batch_loss: nn.Module, patche
             )
             batch_loss(lr, scale, hr).backward()
         return True
-    except torch.cuda.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return False
     finally:
         batch_loss.zero_grad(set_to_none=True)
