@@ -1,4 +1,4 @@
-"""One command for a borrowed GPU: tests, benchmarks, then training of x2, x3 and x4 with the fastest setting, in M minutes.
+"""One command for a borrowed GPU: tests, benchmarks, then training of x2, x3 and x4 with the best setting, in M minutes.
 
 Runs with the Python at hand and needs neither pip nor a network. Every section runs in a process of its own; one that fails
 is reported and the rest goes on. Weights, logs and tables up to 16 MiB are copied to `--out` while they are written.
@@ -16,13 +16,13 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from benchmarks.copier import Copier
 from common import SCALES
 from common.cli import CliParser, bounded, non_negative_int, positive_int
 from common.device import pick_device
@@ -35,14 +35,15 @@ IMPORT_NAMES = {"opencv-python": "cv2", "pillow": "PIL", "scikit-image": "skimag
 NOT_NEEDED = ("torchvision", "pooch", "requests", "matplotlib")  # by none of the sections
 GRACE_SECONDS = 15  # after SIGTERM
 MAX_STEPS, START_MINUTES = 1_000_000, 0.3  # a run ends by its minutes; what it takes until its first step, and to end
-COPIED, MAX_BYTES, COPY_SECONDS = (".pth", ".jsonl", ".json", ".md", ".txt"), 16 << 20, 20
-SETTINGS = {  # what is tried, the slowest first
+GRAPH, COMPILED = "bf16, CUDA graph", "bf16, compiled"
+SETTINGS = {  # what is tried, the slowest start last: the second that compiles finds the work of the first
     "fp32": ["--precision", "fp32"],
     "bf16": ["--precision", "bf16"],
-    "bf16, compiled": ["--precision", "bf16", "--compile"],
-    "bf16, CUDA graph": ["--precision", "bf16", "--cuda_graph"],
-    "bf16, compiled, CUDA graph": ["--precision", "bf16", "--compile", "--cuda_graph"],
+    GRAPH: ["--precision", "bf16", "--cuda_graph"],
+    COMPILED: ["--precision", "bf16", "--compile"],
+    f"{COMPILED}, CUDA graph": ["--precision", "bf16", "--compile", "--cuda_graph"],
 }
+SHORT_SESSION, LEAST_SECONDS = 30, 15  # minutes; to try a setting or to train at all
 LIMITS = {  # fractions of the time
     "tests": 0.15,
     "training benchmark": 0.1,
@@ -95,7 +96,7 @@ class Session:
             start, outcome = time.monotonic(), "done"
             try:
                 self.results[name] = section()
-            except (SectionError, InputError, OSError, ValueError, KeyError, RuntimeError) as error:
+            except (SectionError, InputError, OSError, ValueError, LookupError, RuntimeError) as error:
                 outcome = f"failed: {error}"
                 print(f"{name} {outcome}", file=sys.stderr, flush=True)
             self.rows.append([name, f"{time.monotonic() - start:.0f}", outcome.replace("\n", " ").replace("|", "/")])
@@ -111,9 +112,9 @@ class Session:
             file.write_text(json.dumps({"outcomes": outcomes, "results": self.results}, indent=1) + "\n")
         head = [("section", ""), ("seconds", ""), ("outcome", "")]
         tables = [Table("session", "GPU session", head, self.rows, len(self.rows), [])]
-        if isinstance(rates := self.results.get("speed"), dict):
-            cells = [[name, f"{rate:.2f}"] for name, rate in rates.items()]
-            head = [("setting", ""), ("steps/s", "")]
+        if isinstance(speeds := self.results.get("speed"), dict):
+            cells = [[name, f"{speed['rate']:.2f}", f"{speed['startup']:.0f}"] for name, speed in speeds.items()]
+            head = [("setting", ""), ("steps/s", ""), ("to start", "s")]
             tables.append(Table("speed", "Training at x2", head, cells, len(cells), []))
         with atomic_write(self.out / "session.md") as file:
             file.write_text("\n".join(map(to_markdown, tables)))
@@ -155,13 +156,15 @@ class Session:
 
     def tests(self) -> str:
         """The CUDA tests; returns pytest's last line."""
-        argv = ("-m", "pytest", "tests/test_cuda.py", "tests/test_full_fp32.py", "-p", "no:cacheprovider")
+        argv = ("-m", "pytest", "tests/test_cuda.py", "tests/test_full_fp32.py", "-p", "no:cacheprovider", "-v")
         return self.call(*argv, limit=self._limit("tests")).strip().splitlines()[-1]
 
     def benchmark(self, name: str) -> object:
         """`benchmarks.training` or `benchmarks.inference`: its JSON; its tables go to a Markdown file."""
         out = self.out / f"{name}.json"
-        argv = ("-m", f"benchmarks.{name}", "--device", self.args.device, "--out", out)
+        argv = ["-m", f"benchmarks.{name}", "--device", self.args.device, "--out", out]
+        if name == "training" and self.args.minutes < SHORT_SESSION:
+            argv += ["--rounds", 3, "--precisions", "bf16", "--optimizers", "muon"]
         text = self.call(*argv, limit=self._limit(f"{name} benchmark"))
         tables = re.findall(r"^(?:\*\*.*|\|.*|)$", text, re.MULTILINE)
         with atomic_write(out.with_suffix(".md")) as file:
@@ -174,24 +177,43 @@ class Session:
         self.call(*argv, limit=self._limit("data"))
         return self.training_set.name
 
-    def speed(self) -> dict[str, float]:
-        """Steps per second at x2 with each of the `SETTINGS`; one that fails is left out."""
-        rates: dict[str, float] = {}
-        data = self._training_set(2)
+    def speed(self) -> dict[str, dict[str, float]]:
+        """By setting: "rate", steps per second at x2, and "startup", the seconds that the first steps take more. A setting that
+        fails is left out."""
+        speeds: dict[str, dict[str, float]] = {}
+        data, steps = self._training_set(2), self.args.probe_steps
         end = time.monotonic() + self._limit("speed")
         for name, flags in SETTINGS.items():
-            folder, steps = self.work / f"speed {name}", self.args.probe_steps
+            if speeds and end - time.monotonic() < LEAST_SECONDS:
+                print(f"{name} is not tried, as the time is up", flush=True)
+                continue
+            folder = self.work / f"speed {name}"
             shutil.rmtree(folder, ignore_errors=True)
             try:
-                lengths = ("--max_steps", 3 * steps, "--print_interval", steps)
+                lengths = ("--max_steps", 3 * steps, "--print_interval", steps, "--val_data_dir", self.work / "none")
                 self.train(2, folder, data, *flags, *lengths, limit=end - time.monotonic())
-                rates[name] = _last_line(folder)["images_per_second"] / self.args.batch
-                print(f"{name}: {rates[name]:.2f} steps/s", flush=True)
+                last = _last_line(folder)
+                rate = last["images_per_second"] / self.args.batch
+                speeds[name] = {"rate": rate, "startup": max(0.0, last["seconds"] - 3 * steps / rate)}
+                print(f"{name}: {rate:.2f} steps/s after {speeds[name]['startup']:.0f} s", flush=True)
             except SectionError as error:
                 print(f"{name} failed: {error}", file=sys.stderr, flush=True)
-        if not rates:
+        if not speeds:
             raise SectionError("no setting trains here")
-        return rates
+        return speeds
+
+    def _best_setting(self, seconds: float) -> str:
+        """The setting that makes the most steps in so many seconds. Another scale compiles anew."""
+        speeds = self.results.get("speed")
+        if not isinstance(speeds, dict):
+            return GRAPH if pick_device(self.args.device).type == "cuda" else "fp32"
+        compiling = max((speeds[name]["startup"] for name in speeds if COMPILED in name), default=0.0)
+
+        def steps(name: str) -> float:
+            startup = compiling if COMPILED in name else speeds[name]["startup"]
+            return speeds[name]["rate"] * max(0.0, seconds - startup)
+
+        return max(speeds, key=steps)
 
     def distill(self, scale: int) -> str:
         """A training set whose targets the teacher networks compute: `training.distillation`."""
@@ -211,15 +233,23 @@ class Session:
         share = self.seconds_left() / remaining
         if share <= 0:
             raise SectionError("no time is left")
-        rates = self.results.get("speed")
-        rates = rates if isinstance(rates, dict) else {}
-        setting = max(rates, key=rates.__getitem__, default="fp32")
-        folder = self.out / f"x{scale}"
-        minutes = f"{max(0.01, 0.9 * share / 60 - START_MINUTES):.2f}"
-        length = ["--max_minutes", minutes, "--max_steps", MAX_STEPS, "--warmup", self.args.warmup]
+        minutes = max(0.01, 0.9 * share / 60 - START_MINUTES)
+        setting = self._best_setting(60 * minutes)
+        try:
+            self._train_scale(scale, data, setting, minutes, share)
+        except SectionError as error:
+            left = self.seconds_left() / remaining
+            if setting == GRAPH or GRAPH not in SETTINGS or left < LEAST_SECONDS + 60 * START_MINUTES:
+                raise
+            print(f"x{scale} with {setting} failed: {error}", file=sys.stderr, flush=True)
+            setting, minutes = GRAPH, 0.9 * left / 60 - START_MINUTES
+            self._train_scale(scale, data, setting, minutes, left)
+        return {"setting": setting, "minutes": minutes, **_last_line(self.out / f"x{scale}")}
+
+    def _train_scale(self, scale: int, data: Path, setting: str, minutes: float, limit: float) -> None:
+        length = ["--max_minutes", f"{max(0.01, minutes):.2f}", "--max_steps", MAX_STEPS, "--warmup", self.args.warmup]
         rest = ["--print_interval", self.args.print_interval, "--resume"]
-        self.train(scale, folder, data, *SETTINGS[setting], *length, *rest, limit=share)
-        return {"setting": setting, "minutes": float(minutes), **_last_line(folder)}
+        self.train(scale, self.out / f"x{scale}", data, *SETTINGS[setting], *length, *rest, limit=limit)
 
     def train(self, scale: int, folder: Path, data: Path, *flags: object, limit: float) -> None:
         """`train.py` from the pretrained weights, x3 and x4 from this session's x2 if there is one; later flags win."""
@@ -245,44 +275,6 @@ class Session:
 
     def _limit(self, section: str) -> float:
         return min(60 * self.args.minutes * LIMITS[section], self.seconds_left())
-
-
-class Copier:
-    """Copies what is new in one folder to another every `COPY_SECONDS`, and at the end. Files above 16 MiB stay."""
-
-    def __init__(self, source: Path, target: Path):
-        self.source, self.target = source, target
-        self._copied: dict[Path, tuple[int, int]] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, daemon=True)
-
-    def _loop(self) -> None:
-        while not self._stop.wait(COPY_SECONDS):
-            self.copy()
-
-    def copy(self) -> None:
-        """Copies once; a file that vanishes or cannot be copied is tried again the next time."""
-        for file in sorted(self.source.rglob("*")):
-            try:
-                stat = file.stat()
-                state = stat.st_mtime_ns, stat.st_size
-                if file.suffix in COPIED and stat.st_size <= MAX_BYTES and self._copied.get(file) != state:
-                    target = self.target / file.relative_to(self.source)
-                    make_dir(target.parent)
-                    with atomic_write(target) as temporary:
-                        shutil.copyfile(file, temporary)
-                    self._copied[file] = state
-            except (OSError, InputError) as error:
-                print(f"{file} is not copied: {error}", file=sys.stderr)
-
-    def __enter__(self) -> Copier:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.copy()
 
 
 def _last_line(folder: Path) -> dict:
@@ -322,7 +314,7 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--patch", type=positive_int, default=64, help="patch size in LR pixels (x4: 3/4 of it)")
     parser.add_argument("--lr", default="2e-3", help="learning rate of the training runs")
     parser.add_argument("--warmup", type=non_negative_int, default=300, help="steps of its warmup")
-    parser.add_argument("--probe_steps", type=positive_int, default=30, help="steps per measurement of the speed")
+    parser.add_argument("--probe_steps", type=positive_int, default=100, help="steps per measurement of the speed")
     parser.add_argument("--print_interval", type=positive_int, default=1000, help="steps between validations")
     args = parser.parse_args()
     for name in ("images", "teachers"):

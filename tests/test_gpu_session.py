@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import gpu_session
-from benchmarks.gpu_session import Copier, SectionError, Session
+from benchmarks import copier, gpu_session
+from benchmarks.copier import Copier
+from benchmarks.gpu_session import SectionError, Session
 
 
 def test_a_dry_run_trains_and_reports_a_section_that_fails(command, image_folder, monkeypatch, tmp_path):
@@ -43,7 +45,7 @@ def test_a_dry_run_trains_and_reports_a_section_that_fails(command, image_folder
     assert list(found["outcomes"]) == ["card", "teachers x2", "speed", "x2"]
     failed = {name for name, outcome in found["outcomes"].items() if outcome != "done"}
     assert failed == {"teachers x2"} and "rlfn_x2.pth" in found["outcomes"]["teachers x2"]
-    assert found["results"]["x2"]["setting"] == "fp32" and found["results"]["speed"]["fp32"] > 0
+    assert found["results"]["x2"]["setting"] == "fp32" and found["results"]["speed"]["fp32"]["rate"] > 0
     assert steps == [6, gpu_session.MAX_STEPS] and 0 < found["results"]["x2"]["minutes"] < 4
     assert (tmp_path / "out/x2/cfsrcnn_x2_4.pth").stat().st_size > 5e6 and (tmp_path / "out/x2/log.jsonl").exists()
     assert "GPU session" in (tmp_path / "out/session.md").read_text()
@@ -61,11 +63,62 @@ def test_a_section_that_fails_or_hangs_is_reported_and_the_rest_goes_on(tmp_path
     assert "slow failed" in capsys.readouterr().err
 
 
+@pytest.fixture
+def session(tmp_path):
+    """A session of ten minutes that has tried three settings and trains nothing: `session.trained` lists what it would."""
+    args = {"minutes": 10, "device": "cpu", "warmup": 0, "print_interval": 10}
+    found = Session(SimpleNamespace(out=tmp_path / "out", work=tmp_path / "work", **args))
+    found.training_set.write_text("")
+    found.trained = []
+    found.results["speed"] = {
+        gpu_session.GRAPH: {"rate": 120.0, "startup": 5.0},
+        gpu_session.COMPILED: {"rate": 150.0, "startup": 60.0},
+        f"{gpu_session.COMPILED}, CUDA graph": {"rate": 160.0, "startup": 20.0},  # found compiled
+    }
+
+    def train(scale, folder, data, *flags, limit):
+        asked = list(flags[: flags.index("--max_minutes")])
+        setting = next(name for name, each in gpu_session.SETTINGS.items() if each == asked)
+        found.trained.append((setting, float(flags[flags.index("--max_minutes") + 1])))
+        if setting != gpu_session.GRAPH:
+            raise SectionError("it does not compile")
+        (folder / "log.jsonl").parent.mkdir(exist_ok=True)
+        (folder / "log.jsonl").write_text('{"step": 1}\n')
+
+    found.train = train
+    return found
+
+
+def test_the_setting_is_the_one_with_the_most_steps_in_its_time(session):
+    assert session._best_setting(100) == gpu_session.GRAPH
+    assert session._best_setting(600) == f"{gpu_session.COMPILED}, CUDA graph"
+
+
+def test_where_the_best_setting_fails_the_rest_of_the_time_is_trained_with_another(session, capsys):
+    result = session.train_scale(2, 1)
+    settings, minutes = zip(*session.trained, strict=True)
+    assert settings == (f"{gpu_session.COMPILED}, CUDA graph", gpu_session.GRAPH) and all(
+        8 < each < 9 for each in minutes
+    )
+    assert result["setting"] == gpu_session.GRAPH and "failed: it does not compile" in capsys.readouterr().err
+
+
+def test_of_the_weights_in_a_folder_only_the_newest_are_kept(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "x2").mkdir(parents=True)
+    copies = Copier(source, target)
+    for step in (1000, 2000):
+        (source / f"x2/net_{step}.pth").write_bytes(b"weights")
+        os.utime(source / f"x2/net_{step}.pth", (step, step))
+        copies.copy()
+        assert [file.name for file in (target / "x2").iterdir()] == [f"net_{step}.pth"]
+
+
 def test_large_files_and_others_are_not_copied(tmp_path, monkeypatch):
     source, target = tmp_path / "source", tmp_path / "target"
     (source / "x2").mkdir(parents=True)
-    monkeypatch.setattr(gpu_session, "MAX_BYTES", 10)
-    monkeypatch.setattr(gpu_session, "COPY_SECONDS", 0.05)
+    monkeypatch.setattr(copier, "MAX_BYTES", 10)
+    monkeypatch.setattr(copier, "COPY_SECONDS", 0.05)
     for name, size in (("x2/a.pth", 10), ("x2/b.pth", 11), ("state.tmp", 1)):
         (source / name).write_bytes(b"x" * size)
     with Copier(source, target):
