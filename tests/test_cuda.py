@@ -212,7 +212,7 @@ def test_an_out_of_memory_is_one_clear_line(expect_error, training_set, tmp_path
 
 
 def test_a_step_does_not_wait_for_the_gpu(training_set, tmp_path):
-    for settings in ({}, {"optimizer": "muon", "ema": 0.9}):
+    for settings in ({}, {"optimizer": "muon", "ema": 0.9}, {"optimizer": "muon", "compile": True}):
         solver = make_solver(tmp_path, 4, 12, CUDA, **settings)
         solver.train_step()
         torch.cuda.set_sync_debug_mode("error")
