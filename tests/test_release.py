@@ -52,6 +52,12 @@ def test_a_pretrained_checkpoint_is_as_its_card_says_and_beats_bicubic_on_every_
         assert row.scores.psnr > base.scores.psnr and row.scores.ssim > base.scores.ssim, row.name
 
 
+def test_the_measured_precisions_are_those_of_the_x2_checkpoint():
+    """After new weights, measure them again by the commands in docs/measuring.md."""
+    sha256, _, _ = card()["cfsrcnn_x2.pth"]
+    assert f"with the x2 weights `{sha256[:8]}`" in (ROOT / "docs/measuring.md").read_text()
+
+
 def test_the_x2_checkpoint_is_there_and_small():
     assert ROOT / "checkpoint/x2/cfsrcnn_x2.pth" in PRETRAINED
     assert all(path.stat().st_size < 8 << 20 for path in PRETRAINED)
