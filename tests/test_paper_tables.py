@@ -255,6 +255,9 @@ def test_a_folder_that_could_be_of_two_sets_is_refused(expect_error, argv, shelf
 def test_bad_folders_and_files_are_one_line(expect_error, argv, tmp_path, forbidden):
     expect_error("no such folder", *argv, "--data", tmp_path / "nowhere")
     expect_error("no such file or folder", *argv, "--checkpoints", tmp_path / "nowhere")
+    (tmp_path / "data/Set5").mkdir(parents=True)
+    line = expect_error("Set5 is a test set itself: name the folder", *argv, "--data", tmp_path / "data/Set5")
+    assert line.endswith(f"around it, {tmp_path / 'data'}") and not (tmp_path / "out").exists()
     forbidden.add("locked")
     (tmp_path / "locked").mkdir()
     expect_error("locked cannot be opened (Permission denied)", *argv, "--data", tmp_path / "locked")

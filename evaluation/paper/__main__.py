@@ -8,6 +8,7 @@ What cannot be measured, such as a damaged checkpoint or an incomplete test set,
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 from dataclasses import replace
@@ -16,7 +17,7 @@ from pathlib import Path
 from common import SCALES
 from common.cli import CliParser
 from common.device import pick_device
-from common.errors import FailureLog, escape_unprintable, run_cli, translate_access_errors
+from common.errors import FailureLog, InputError, escape_unprintable, run_cli, translate_access_errors
 from common.files import atomic_write, make_dir
 from common.malloc import tune_malloc
 from common.tables import Table, to_markdown, write_table
@@ -35,6 +36,7 @@ from evaluation.paper.discovery import (
     find_checkpoints,
     find_peers,
     find_sets,
+    known_set,
 )
 from evaluation.paper.methods import ENSEMBLE, OURS, Bicubic, Method, make_methods
 from evaluation.paper.paper_tables import MeasuredRow, complexity_table, overview_table, quality_table, runtime_table
@@ -76,6 +78,9 @@ def main() -> None:
     peers, more_remarks = find_peers(args.peers, failures) if args.peers else ([], [])
     for remark in remarks + more_remarks:
         print(remark)
+    if not test_sets and known_set(args.data.resolve().name):
+        around = os.path.normpath(args.data / "..")
+        raise InputError(f"--data {args.data} is a test set itself: name the folder around it, {around}")
     if not test_sets:
         get = download_command(" ".join(TEST_SETS), args.data)
         print(escape_unprintable(f"none of the paper's test sets is in {args.data}: `{get}` downloads four of them"))
