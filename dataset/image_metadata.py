@@ -13,6 +13,10 @@ from PIL import Image, PngImagePlugin, TiffImagePlugin
 from dataset.png_chunks import Chunk, read_chunks
 
 EXIF_IFD, GPS_IFD, ORIENTATION, XMP_TAG, ICC_TAG = 0x8769, 0x8825, 0x0112, 700, 34675
+DESCRIPTION = 270
+AXES = re.compile(
+    rb'\s*(\{"(shape|axes)"|ImageJ=|(<\?xml.*)?<OME)', re.DOTALL
+)  # what scientific programs write into it
 MAKER_NOTE = 0x927C  # the camera maker's own data, often most of EXIF
 JPEG_EXIF, JPEG_XMP = 65_533, 65_504  # bytes that a JPEG segment holds of each
 SIZE_TAGS, EXIF_SIZE_TAGS = (0x0100, 0x0101), (0xA002, 0xA003)  # width, height
@@ -115,7 +119,9 @@ def _clean(source: Image.Exif) -> Image.Exif | None:
     _keep_text(source)
     exif.load(source.tobytes())
     _keep_text(exif)
-    for tag in LAYOUT_TAGS & set(exif):
+    description = exif.get(DESCRIPTION, "")
+    wrong = {DESCRIPTION} if AXES.match(_as_bytes(description) or b"") else set()  # for another size
+    for tag in (LAYOUT_TAGS | wrong) & set(exif):
         del exif[tag]
     return exif if len(exif) else None
 

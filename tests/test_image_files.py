@@ -334,3 +334,13 @@ def test_images_above_pillows_limit_are_read(tmp_path, monkeypatch):
         assert read_image(tmp_path / "a.png").rgb.shape == (10, 14, 3)
     with pytest.raises(Image.DecompressionBombError):
         Image.open(io.BytesIO((tmp_path / "a.png").read_bytes()))
+
+
+@pytest.mark.parametrize("how", [{}, {"imagej": True}, {"ome": True}, {"description": "a cell", "metadata": None}])
+@pytest.mark.parametrize("pixels", [DEEP[:, :, 0], COLOR[:, :, 0]], ids=["16-bit", "8-bit"])
+def test_what_programs_write_on_the_axes_of_a_tiff_is_left_out(upscaled, tmp_path, pixels, how):
+    tifffile.imwrite(tmp_path / "a.tif", pixels, **how)
+    with warnings.catch_warnings(), tifffile.TiffFile(upscaled(tmp_path / "a.tif")) as made:
+        warnings.simplefilter("error")
+        assert made.asarray().shape == tuple(2 * side for side in pixels.shape)
+        assert made.pages[0].description == how.get("description", "")
