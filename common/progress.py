@@ -4,8 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from typing import TextIO
 
 from tqdm import tqdm
+
+
+class _Lines:
+    """A stream for a bar in a log file: each state of it is a line of its own, without the codes that rewrite a line."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        if line := text.strip("\r\n "):
+            self._stream.write(f"{line}\n")
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
 def progress(
@@ -17,13 +32,14 @@ def progress(
     hide: bool = False,
     unit_scale: bool = False,
 ) -> tqdm:
-    """A tqdm bar on stderr; where that is no terminal it is renewed every 20 seconds in place of ten times a second.
+    """A tqdm bar on stderr; where that is no terminal it is a new line every 20 seconds in place of ten times a second.
 
     `unit_scale`: 3,530,603,713 is shown as 3.53G.
     """
     live = sys.stderr.isatty()
     return tqdm(
         iterable,
+        file=sys.stderr if live else _Lines(sys.stderr),
         total=total,
         desc=desc,
         unit=unit,
