@@ -49,7 +49,7 @@ def parse_flags() -> argparse.Namespace:
     speed.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     auto = "of the network; auto: fp32 to measure (paper: fp32), for --input fp16 on CUDA and bf16 on CPUs with support"
     speed.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto", help=auto)
-    speed.add_argument("--backend", choices=BACKENDS, default="torch", help="runtime; auto: the fastest installed")
+    speed.add_argument("--backend", choices=BACKENDS, default="torch", help="auto: openvino, else onnxruntime")
     speed.add_argument("--compile", action="store_true", help="TorchInductor: slow start, no gain on a CPU")
     speed.add_argument("--tile", type=tile_size, default="auto", help="tile size in LR pixels, auto or off")
     args = parser.parse_args()

@@ -233,7 +233,8 @@ def _suggest_path(path: Path, scale: int) -> str:
     meant = Path(re.sub(r"(?<![A-Za-z0-9])x[234](?![0-9])", f"x{scale}", str(path)))
     if meant != path:
         return f"for --scale {scale} you mean {meant}" + ("" if meant.is_file() else ", which is not there yet either")
-    there = sorted(map(str, Path("checkpoint").glob("**/*.pth")))
+    shipped = Path(__file__).parent.parent / "checkpoint"
+    there = sorted(map(str, [*Path("checkpoint").glob("**/*.pth")] or shipped.glob("**/*.pth")))
     return f"there are {', '.join(there)}" if there else "train one with train.py"
 
 
