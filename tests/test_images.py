@@ -9,14 +9,8 @@ import pytest
 from PIL import Image
 
 from common.errors import InputError
-from dataset.images import (
-    conversion_summary,
-    from_pil,
-    list_images,
-    read_image,
-    read_rgb,
-    write_png,
-)
+from dataset.image_writer import write_png
+from dataset.images import conversion_summary, from_pil, list_images, read_image, read_rgb
 
 RANDOM = np.random.default_rng(0)
 RGB = RANDOM.integers(0, 256, (6, 9, 3), np.uint8)
