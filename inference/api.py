@@ -50,7 +50,7 @@ class SRModel:
         if isinstance(image, np.ndarray):
             return self._upscale_array(image)
         if not isinstance(image, Image.Image):
-            raise InputError(f"{type(image).__name__} is no image: give a uint8 array or a Pillow image")
+            raise InputError(f"{type(image).__name__} is no image: give a Pillow image or a NumPy array")
         if 0 in image.size:
             raise InputError(f"a Pillow image of {image.width}x{image.height} pixels has none to upscale")
         if image.mode == "F" or image.mode.startswith("I;16"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from pathlib import Path
+from traceback import extract_tb
 
 from torch import Tensor, nn
 
@@ -25,9 +27,7 @@ def get_model_class(name: str) -> type[nn.Module]:
     try:
         module = importlib.import_module(f"model.{name}")
     except Exception as error:  # third-party code may fail in any way
-        raise InputError(
-            f"model/{name}.py cannot be imported ({type(error).__name__}: {summarize_exception(error)})"
-        ) from None
+        raise InputError(f"model/{name}.py cannot be imported ({describe_failure(name, error)})") from None
     if not hasattr(module, "Net"):
         raise InputError(f"model/{name}.py has no class Net: a model needs Net(scale=, multi_scale=, group=)")
     return module.Net
@@ -44,11 +44,20 @@ def create_model(name: str, scale: int, multi_scale: bool = False, group: int = 
     except InputError:
         raise
     except Exception as error:  # third-party code may fail in any way
-        what = f"{type(error).__name__}: {summarize_exception(error)}"
+        what = describe_failure(name, error)
         raise InputError(f"model/{name}.py cannot be built with scale={scale}, group={group} ({what})") from None
     if not isinstance(net, nn.Module):
         raise InputError(f"model/{name}.py: Net makes a {type(net).__name__}, but a model must be a torch.nn.Module")
     return _accept_scale(net)
+
+
+def describe_failure(name: str, error: Exception) -> str:
+    """An exception of the code of `model/NAME.py` on one line: its type, its message, and the line of that file."""
+    numbers = [frame.lineno for frame in extract_tb(error.__traceback__) if Path(frame.filename).name == f"{name}.py"]
+    if isinstance(error, SyntaxError) and Path(error.filename or "").name == f"{name}.py":
+        numbers.append(error.lineno)
+    where = f", line {numbers[-1]}" if numbers else ""
+    return f"{type(error).__name__}: {summarize_exception(error)[:200]}{where}"
 
 
 def _accept_scale(net: nn.Module) -> nn.Module:

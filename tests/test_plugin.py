@@ -177,6 +177,24 @@ def test_a_net_that_fails_is_one_line(plug_in, expect_error, tmp_path):
     expect_error("model/guest.py cannot be built with scale=2", "train.py", "--model", "guest", "--ckpt_dir", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "failure"),
+    [
+        ("import torch\n", "import torch\nimport nothing_of_this_name\n", "cannot be imported (ModuleNotFoundError: "),
+        ("8, 8, 3, 1, 1", "8, 8, three", "cannot be built with scale=2, group=1 (NameError: "),
+        ("self.body(torch", "self.bdy(torch", "at scale 2 it fails (AttributeError: "),
+        ("self.entry(x)", "self.entry(x", "cannot be imported (SyntaxError: "),
+    ],
+)
+def test_the_line_of_a_fault_is_named(plug_in, train, old, new, failure):
+    assert old in GUEST
+    source = GUEST.replace(old, new, 1)
+    plug_in("guest", source)
+    line = 1 + next(number for number, text in enumerate(source.splitlines()) if new.splitlines()[-1] in text)
+    outcome = train("--scale", 2)
+    assert outcome.code == 2 and failure in outcome.err and f", line {line})" in outcome.err, outcome.err
+
+
 def test_a_net_that_makes_another_size_is_one_line(plug_in, train):
     plug_in("guest", GUEST.replace("each**2, 3", "each**4, 3").replace("(x), scale)", "(x), scale**2)"))
     outcome = train("--scale", 2)

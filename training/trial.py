@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from common.errors import InputError, summarize_exception
 from dataset.benchmark_set import BenchmarkSet
 from inference.upscaler import NetworkUpscaler
+from model import describe_failure
 
 
 def try_network(
@@ -45,10 +46,9 @@ def _explain_failure(name: str, height: int, width: int, scale: int) -> Iterator
     try:
         yield
     except Exception as error:  # third-party code may fail in any way
-        what = f"{type(error).__name__}: " if not isinstance(error, InputError) else ""
+        what = summarize_exception(error)[:200] if isinstance(error, InputError) else describe_failure(name, error)
         raise InputError(
-            f"model/{name}.py cannot be trained: on an LR image of {width}x{height} at scale {scale} it fails "
-            f"({what}{summarize_exception(error)[:200]})"
+            f"model/{name}.py cannot be trained: on an LR image of {width}x{height} at scale {scale} it fails ({what})"
         ) from None
 
 
