@@ -53,11 +53,12 @@ def translate_memory_errors(path: Path | str) -> Iterator[None]:
     except MemoryError:
         where = "on this machine"
     except RuntimeError as error:
-        if not is_out_of_memory(error) and "can't allocate memory" not in str(
-            error
-        ):  # the latter is PyTorch's on the CPU
+        if is_out_of_memory(error):
+            where = "on the GPU"
+        elif "can't allocate memory" in str(error):  # PyTorch's on the CPU
+            where = "on this machine"
+        else:
             raise
-        where = "on the GPU" if is_out_of_memory(error) else "on this machine"
     raise InputError(f"{path}: there is too little free memory for it {where}: free some, or use a smaller image")
 
 
