@@ -154,7 +154,7 @@ def runs_in_tf32(device: torch.device, allow: bool | None) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that a GPU is out of memory, or that cuDNN or cuBLAS found no room to work, mostly for that."""
+    """Whether an exception says that a GPU is out of memory, by its class or by one of `OUT_OF_MEMORY_TEXTS`."""
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)

@@ -14,9 +14,8 @@ from dataset.png_chunks import Chunk, read_chunks
 
 EXIF_IFD, GPS_IFD, ORIENTATION, XMP_TAG, ICC_TAG = 0x8769, 0x8825, 0x0112, 700, 34675
 DESCRIPTION = 270
-AXES = re.compile(
-    rb'\s*(\{"(shape|axes)"|ImageJ=|(<\?xml.*)?<OME)', re.DOTALL
-)  # what scientific programs write into it
+# what tifffile, ImageJ and OME write into it: the axes of an image of this size
+AXES = re.compile(rb'\s*(\{"(shape|axes)"|ImageJ=|(<\?xml.*)?<OME)', re.DOTALL)
 MAKER_NOTE = 0x927C  # the camera maker's own data, often most of EXIF
 JPEG_EXIF, JPEG_XMP = 65_533, 65_504  # bytes that a JPEG segment holds of each
 SIZE_TAGS, EXIF_SIZE_TAGS = (0x0100, 0x0101), (0xA002, 0xA003)  # width, height

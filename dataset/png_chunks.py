@@ -13,12 +13,15 @@ XMP_KEYWORD = b"XML:com.adobe.xmp"
 COLOR_CHUNKS = (b"cICP", b"sRGB", b"gAMA", b"cHRM")
 TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 READ_ELSEWHERE = (XMP_KEYWORD, b"Raw profile type ")  # texts that hold EXIF, XMP and the like, which Pillow reads
-SRGB_GAMMA = 45455  # 1/2.2 in the unit of gAMA
+SRGB_GAMMA = struct.pack(">I", 45_455)  # gAMA of 1/2.2
 MAX_BYTES, MAX_CHUNKS = 1 << 20, 1000  # kept in all; a file may have millions of empty ones
 
 
 def read_chunks(path: Path) -> tuple[Chunk, ...]:
-    """The color and text chunks of a PNG file, in its order. Those with a wrong checksum are left out."""
+    """The color and text chunks of a PNG file, in its order; none of another file. Raises `OSError` if it cannot be read.
+
+    Left out are chunks with a wrong checksum, those above `MAX_BYTES` and `MAX_CHUNKS` in all, and texts with EXIF or XMP.
+    """
     found: list[Chunk] = []
     left = MAX_BYTES
     with path.open("rb") as file:
@@ -38,7 +41,10 @@ def read_chunks(path: Path) -> tuple[Chunk, ...]:
 
 
 def lost_outside_png(chunks: tuple[Chunk, ...], has_profile: bool) -> list[str]:
-    """What of the chunks another format cannot hold and a viewer or a reader would miss."""
+    """What another format cannot hold of the chunks and would be missed, in words: colors that are not sRGB, and text.
+
+    `has_profile`: there is an ICC profile, which overrides all color chunks but cICP.
+    """
     colors = dict(chunk for chunk in chunks if chunk[0] in COLOR_CHUNKS)
     lost = [f"{name.decode()} of the PNG" for name in _decisive(colors, has_profile)]
     return [*lost, "the text of the PNG"] if any(name in TEXT_CHUNKS for name, _ in chunks) else lost
@@ -50,7 +56,7 @@ def _decisive(colors: dict[bytes, bytes], has_profile: bool) -> list[bytes]:
         return [] if colors[b"cICP"][:3] == bytes([1, 13, 0]) else [b"cICP"]  # BT.709 primaries, sRGB transfer, RGB
     if has_profile or b"sRGB" in colors:
         return []
-    return [b"gAMA"] if colors.get(b"gAMA", struct.pack(">I", SRGB_GAMMA)) != struct.pack(">I", SRGB_GAMMA) else []
+    return [b"gAMA"] if colors.get(b"gAMA", SRGB_GAMMA) != SRGB_GAMMA else []
 
 
 def make_chunk(name: bytes, content: bytes) -> bytes:

@@ -13,6 +13,7 @@ LOSSES = {"MSE": nn.MSELoss, "L1": nn.L1Loss, "SmoothL1": nn.SmoothL1Loss}
 class BatchLoss(nn.Module):
     """The network and the loss `LOSSES[loss_fn]`: `forward(lr, scale, hr)` is the loss of a batch, a float32 scalar.
 
+    The paper trains with "MSE" (docs/paper_map.md, "loss").
     `name`: the network's, for errors. `precision`: "bf16" runs the network under autocast; the loss is always in float32.
     """
 
