@@ -39,6 +39,12 @@ if hasattr(signal, "SIGHUP"):
 GOLDEN = Path(__file__).parent / "golden"
 
 
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist nothing asks
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Processes of `pytest -n auto`: one where there is a GPU, whose memory some tests fill or measure; else one a core."""
+    return 1 if torch.cuda.is_available() else None
+
+
 @dataclass
 class Outcome:
     """The exit code, stdout and stderr of a command."""
