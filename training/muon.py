@@ -100,7 +100,7 @@ def _update_same_shape(
         size = size * (1 - found_inf)
     momenta.lerp_(stacked, 1 - momentum)
     ahead = torch.lerp(stacked, momenta, momentum)  # Nesterov's
-    # contiguous, as the views below are by strides: those of matrices with more rows than columns come transposed
+    # contiguous, as the steps below are views: those of matrices with more rows than columns come transposed
     updates = (newton_schulz(ahead) * size).contiguous().unbind()
     steps = [_from_matrix(weight, update) for weight, update in zip(weights, updates, strict=True)]
     targets: list[Tensor] = list(weights)  # dynamo cannot trace `list[Tensor](weights)`
@@ -121,8 +121,9 @@ def _to_matrix(weight: Tensor, value: Tensor | None) -> Tensor:
 def _from_matrix(weight: Tensor, matrix: Tensor) -> Tensor:
     """The inverse of `_to_matrix` on a matrix O x (I KH KW): a view with the shape and, for foreach kernels, the strides of
     `weight`."""
-    if _is_channels_last(weight) or weight.is_contiguous():
-        return matrix.as_strided(weight.shape, weight.stride())
+    outputs, inputs, height, width = weight.shape
+    if _is_channels_last(weight) and weight.stride(3) == inputs:  # a 1x1 kernel may have the strides of either format
+        return matrix.view(outputs, height, width, inputs).permute(0, 3, 1, 2)
     return matrix.view(weight.shape)
 
 
