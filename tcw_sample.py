@@ -72,9 +72,7 @@ def main() -> None:
         raise_failures(summary)
         return
     test_set = open_test_set(args.test_data_dir, args.scale)
-    run = "bicubic" if args.model == "bicubic" else args.ckpt_path.stem + "_ensemble" * args.self_ensemble
-    metadata = describe(args, test_set, upscale)
-    run_benchmark(upscale, test_set, args.sample_dir, run, metadata, args.baseline)
+    run_benchmark(upscale, test_set, args.sample_dir, describe(args, test_set, upscale), args.baseline)
 
 
 def make_upscaler(args: argparse.Namespace) -> Upscale:
@@ -111,6 +109,7 @@ def describe(args: argparse.Namespace, test_set: BenchmarkSet, upscale: Upscale)
         "backend": getattr(upscale, "backend", None),
         "compiled": args.compile,
         "self_ensemble": args.self_ensemble,
+        **({} if args.tile == "auto" else {"tile": args.tile}),
     }
 
 

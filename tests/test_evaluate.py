@@ -17,6 +17,7 @@ from PIL import Image
 from dataset.benchmark_set import open_test_set
 from dataset.image_writer import write_png
 from dataset.images import read_rgb
+from evaluation.benchmark_run import run_name
 from evaluation.evaluate import evaluate, keep_decoded
 from evaluation.metrics import compute_scores
 from inference.upscaler import BicubicUpscaler
@@ -129,10 +130,55 @@ def test_the_protocol_decides_between_truncating_and_rounding(command, butterfly
     assert 0.4 < means["rounded"] - means["paper"] < 0.6
 
 
-def test_the_self_ensemble_has_a_folder_of_its_own(command, image_folder, checkpoint, tmp_path):
+@pytest.mark.parametrize(
+    ("flags", "run"),
+    [
+        ([], "net"),
+        (["--self_ensemble", "--precision", "fp32", "--backend", "torch", "--tile", "auto"], "net_ensemble"),
+        (["--tile", 16, "--precision", "bf16", "--protocol", "rounded"], "net_rounded_bf16_tile16"),
+    ],
+)
+def test_a_folder_is_named_by_what_differs_from_the_paper(command, image_folder, checkpoint, tmp_path, flags, run):
     argv = ["--test_data_dir", image_folder, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
-    assert command("tcw_sample.py", *argv, "--self_ensemble").code == 0
-    assert (tmp_path / "out/net_ensemble" / image_folder.name / "x2/results.json").is_file()
+    assert command("tcw_sample.py", *argv, *flags).code == 0
+    assert [each.name for each in (tmp_path / "out").iterdir()] == [run]
+    assert (tmp_path / "out" / run / image_folder.name / "x2/results.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changed", "run"),
+    [
+        ({"backend": "onnxruntime"}, "net_onnxruntime"),
+        ({"precision": "fp16", "tile": "off"}, "net_fp16_untiled"),
+        ({"compiled": True, "backend": "torch"}, "net_compiled"),
+        ({"self_ensemble": True, "protocol": "rounded", "precision": "bf16", "tile": 256, "backend": "openvino"},
+         "net_ensemble_rounded_bf16_tile256_openvino"),
+        ({"checkpoint": None, "model": "bicubic", "precision": None, "backend": None}, "bicubic"),
+    ],
+)  # fmt: skip
+def test_the_words_of_a_folder_have_a_fixed_order(changed, run):
+    plain = {"model": "cfsrcnn", "checkpoint": "x2/net.pth", "self_ensemble": False, "protocol": "paper"}
+    assert run_name(plain | {"precision": "fp32", "backend": "torch", "compiled": False} | changed) == run
+
+
+def test_results_under_a_name_of_before_are_kept_or_found(command, image_folder, checkpoint, tmp_path):
+    """Formerly all settings but the self-ensemble shared a folder, and further ones got a hash."""
+    argv = ["--test_data_dir", image_folder, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
+    first = sr_folder(command("tcw_sample.py", *argv, "--protocol", "rounded").out)
+    (tmp_path / "out/net_rounded").rename(tmp_path / "out/net")
+    before = {file: file.read_bytes() for file in (tmp_path / "out").rglob("*.*")}
+    outcome = command("tcw_sample.py", *argv)
+    assert f"{tmp_path / 'out/net' / image_folder.name / 'x2'} holds other results" in outcome.out
+    assert sr_folder(command("tcw_sample.py", *argv, "--protocol", "rounded").out) == first
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_a_checkpoint_named_like_a_setting_gets_a_hash(command, image_folder, checkpoint, tmp_path):
+    shutil.copy(checkpoint, tmp_path / "net_tile16.pth")
+    argv = ["--test_data_dir", image_folder, "--scale", 2, "--sample_dir", tmp_path / "out", "--ckpt_path"]
+    command("tcw_sample.py", *argv, checkpoint, "--tile", 16)
+    assert "net_tile16_" in (out := command("tcw_sample.py", *argv, tmp_path / "net_tile16.pth").out)
+    assert "(other tile)" in out and len(list((tmp_path / "out").iterdir())) == 2
 
 
 def test_results_of_another_checkpoint_of_the_same_name_are_kept(command, butterfly, checkpoint, tmp_path):

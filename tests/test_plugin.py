@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,7 +91,7 @@ def benchmark(command, image_folder, tmp_path):
             "tcw_sample.py", "--model", "guest", *where, "--test_data_dir", image_folder, "--scale", scale, *flags
         )
         assert outcome.code == 0, outcome.err
-        folder = tmp_path / "samples" / "guest_3" / image_folder.name / f"x{scale}"
+        folder = Path(re.search("^SR images: (.+)/SR$", outcome.out, re.MULTILINE)[1])
         assert len(list((folder / "SR").iterdir())) == 4
         return json.loads((folder / "results.json").read_text())
 
