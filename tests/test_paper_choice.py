@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dataset.benchmark_set import open_test_set
+from dataset.image_writer import write_png
 from dataset.images import list_images
 from dataset.prepare import prepare
 from evaluation import complexity
@@ -158,3 +159,20 @@ def test_weights_that_do_not_fit_ones_own_network_are_one_line(expect_error, arg
     line = expect_error("mine_x4.pth does not fit --model mine --scale 4", *argv, "--peers", tmp_path / "peers")
     assert line.count("does not fit") == 2 and "mine_9.pth does not fit --model mine" in line
     assert records(tmp_path / "out/table4_set5.csv")[-1]["x2_psnr"]
+
+
+def test_why_the_images_of_others_belong_to_no_set_is_said(expect_error, argv, data, tmp_path):
+    def refused(why: str) -> None:
+        line = expect_error(why, *argv, "--scales", 2, "--compare", f"EDSR={tmp_path / 'theirs'}")
+        assert f"--compare EDSR={tmp_path / 'theirs'}: holds SR images of none" in line and "(Set5 x2, B100 x2)" in line
+
+    pair = open_test_set(data / "Set5", 2).pairs[0]
+    place = tmp_path / "theirs/x2/SR"
+    place.mkdir(parents=True)
+    refused(f"{tmp_path / 'theirs'} has neither {pair.sr_name} nor")
+    refused("it holds no images, nor do SET/x2/SR, SET/x2, x2/SR, x2 and SR in it")
+    write_png(place / "other.png", pair.read()[0])
+    refused(f"{place} has neither {pair.sr_name} nor")
+    refused("it holds images of other names or suffixes, such as other.png")
+    write_png(place / pair.sr_name, pair.read()[1])
+    refused(f"{place / pair.sr_name} is 36x30, but {pair.hr_path.name} 72x60")
