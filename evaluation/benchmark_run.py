@@ -19,7 +19,7 @@ from evaluation.cache import NON_KEY_FIELDS
 from evaluation.evaluate import evaluate
 from evaluation.html_report import REPORT, Report, encode_png
 from evaluation.report import format_mean, format_table, write_results
-from inference.upscaler import Upscale
+from inference.upscaler import Upscale, warm_up
 
 
 def run_benchmark(upscale: Upscale, test_set: BenchmarkSet, folder: Path, metadata: dict, baseline: bool) -> None:
@@ -42,6 +42,7 @@ def run_benchmark(upscale: Upscale, test_set: BenchmarkSet, folder: Path, metada
                     temporary.write_bytes(png)
             report.add(pair, hr, lr, sr, pngs)
 
+        warm_up(upscale)
         result = evaluate(upscale, test_set, write_images, bar=f"{test_set.name} x{test_set.scale}")
         bicubic = report.baseline() if baseline else None
         write_results(folder / "results.json", metadata, result, bicubic)  # before the report, which may fail

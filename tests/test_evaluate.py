@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,13 +15,14 @@ import torch
 from conftest import GOLDEN, sample_image
 from PIL import Image
 
+import evaluation.evaluate
 from dataset.benchmark_set import open_test_set
 from dataset.image_writer import write_png
 from dataset.images import read_rgb
 from evaluation.benchmark_run import run_name
 from evaluation.evaluate import evaluate, keep_decoded
 from evaluation.metrics import compute_scores
-from inference.upscaler import BicubicUpscaler
+from inference.upscaler import BicubicUpscaler, NetworkUpscaler
 from model.checkpoint import load_model, save_state_dict
 
 
@@ -71,6 +73,26 @@ def test_the_baseline_stands_beside(command, butterfly, checkpoint, tmp_path):
     results = json.loads((tmp_path / "out/net/Fly/x2/results.json").read_text())
     expected = evaluate(BicubicUpscaler(2), open_test_set(butterfly, 2)).mean.scores
     assert results["bicubic"]["mean"]["psnr"] == expected.psnr
+
+
+def test_no_seconds_include_what_is_done_once(command, image_folder, checkpoint, tmp_path, monkeypatch):
+    """A first call that takes long and then fails, as of a network that needs larger images, and further ones of a second."""
+    upscale, clock, sizes = NetworkUpscaler.__call__, [0.0], []
+
+    def slow_start(self, lr):
+        sizes.append(lr.shape)
+        clock[0] += 1 if len(sizes) > 1 else 100
+        if len(sizes) == 1:
+            raise ValueError("too small")
+        return upscale(self, lr)
+
+    monkeypatch.setattr(NetworkUpscaler, "__call__", slow_start)
+    monkeypatch.setattr(evaluation.evaluate, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    argv = ["--test_data_dir", image_folder, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
+    assert command("tcw_sample.py", *argv).code == 0
+    results = json.loads((tmp_path / "out/net" / image_folder.name / "x2/results.json").read_text())
+    assert [each["seconds"] for each in (*results["images"], results["mean"])] == [1.0] * 5
+    assert len(sizes) == 5 and max(sizes[0]) <= 40
 
 
 def test_the_baseline_is_computed_once(command, image_folder, checkpoint, tmp_path, monkeypatch):

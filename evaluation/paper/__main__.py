@@ -64,7 +64,11 @@ def parse_flags() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for tables and cached results")
     parser.add_argument(
-        "--compare", type=parse_compare, action="append", default=[], help="NAME=FOLDER of SR images, flat or SET/xSCALE/SR"
+        "--compare",
+        type=parse_compare,
+        action="append",
+        default=[],
+        help="NAME=FOLDER of SR images, flat or SET/xSCALE/SR",
     )
     parser.add_argument("--peers", type=Path, metavar="FOLDER", help=f"other networks: {PEER_EXAMPLES}")
     parser.add_argument("--no_self_ensemble", action="store_true", help="skip the self-ensemble: 9 times as fast")
