@@ -17,7 +17,7 @@ from inference.backends import BACKENDS, RUNTIMES, resolve_precision
 from inference.flags import add_file_flags, check_file_flags, output_options, tile_size
 from inference.upscale_images import raise_failures, upscale_images, written_summary
 from inference.upscaler import PRECISIONS, PROTOCOLS, BicubicUpscaler, NetworkUpscaler, Upscale
-from model.checkpoint import load_model
+from model.checkpoint import load_model, suggest_weights
 
 NETWORK_ONLY = ("ckpt_path", "group", "self_ensemble", "precision", "backend", "compile", "tile", "baseline")
 
@@ -80,10 +80,7 @@ def make_upscaler(args: argparse.Namespace) -> Upscale:
     if args.model == "bicubic":
         return BicubicUpscaler(args.scale)
     if args.ckpt_path is None:
-        example = f"checkpoint/x{args.scale}/cfsrcnn_x{args.scale}.pth"
-        raise InputError(
-            f"--model {args.model} needs weights: --ckpt_path {example if args.model == 'cfsrcnn' else 'FILE'}"
-        )
+        raise InputError(f"--model {args.model} needs weights: --ckpt_path {suggest_weights(args.model, args.scale)}")
     net = load_model(args.ckpt_path, args.model, args.scale, args.group)
     protocol = "rounded" if args.input else args.protocol
     place = "cpu" if args.device == "auto" and args.backend in RUNTIMES else args.device

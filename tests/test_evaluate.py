@@ -12,10 +12,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, sample_image
+from conftest import GOLDEN, ROOT, sample_image
 from PIL import Image
 
 import evaluation.evaluate
+import model.checkpoint
 from dataset.benchmark_set import open_test_set
 from dataset.image_writer import write_png
 from dataset.images import read_rgb
@@ -277,6 +278,18 @@ def test_an_unusable_pair_is_named_and_never_skipped(expect_error, butterfly, tm
 def test_a_network_without_weights_is_told_how_to_name_them(expect_error):
     expect_error("needs weights: --ckpt_path checkpoint/x2/cfsrcnn_x2.pth", "tcw_sample.py", "--scale", 2)
     expect_error("--model rlfn needs weights: --ckpt_path FILE", "tcw_sample.py", "--scale", 2, "--model", "rlfn")
+
+
+def test_the_weights_that_are_named_are_there(expect_error, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expect_error(f"--ckpt_path {ROOT / 'checkpoint/x3/cfsrcnn_x3.pth'}", "tcw_sample.py", "--scale", 3)
+    for step in range(8):
+        save_state_dict({"a": torch.zeros(1)}, tmp_path / f"checkpoint/run/a_{step}.pth")
+    line = "needs weights: --ckpt_path FILE; there are checkpoint/run/a_0.pth, checkpoint/run/a_1.pth, "
+    assert expect_error(line, "tcw_sample.py", "--scale", 3).endswith("checkpoint/run/a_5.pth and 2 more")
+    shutil.rmtree(tmp_path / "checkpoint")
+    monkeypatch.setattr(model.checkpoint, "__file__", str(tmp_path / "model/checkpoint.py"))
+    expect_error("--ckpt_path FILE; there are none in checkpoint/", "tcw_sample.py", "--scale", 3)
 
 
 def test_files_that_may_not_be_read_are_told_from_damaged_ones(expect_error, butterfly, tmp_path, forbidden):
