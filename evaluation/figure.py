@@ -152,9 +152,8 @@ def main() -> None:
         raise InputError(f"--out {args.out}: a figure is written as .png, .pdf or, without an ending, both")
     both = [args.out.with_name(args.out.name + suffix) for suffix in (".png", ".pdf")]
     files = [args.out] if args.out.suffix.lower() in (".png", ".pdf") else both
-    label = " ".join((args.label or "").split()) or (
-        args.model.upper() if args.model in (OUR_MODEL, *PEERS) else args.model
-    )
+    name = args.model.upper() if args.model in (OUR_MODEL, *PEERS) else args.model
+    label = " ".join((args.label or "").split()) or name
     if label.casefold() in RESERVED:
         raise InputError(f"--label {label}: there is a panel of this name already, give it another")
     check_names(args.compare, (*RESERVED, label))

@@ -256,12 +256,9 @@ def _find_weights() -> list[Path]:
 def _list_weights() -> str:
     there = [str(file) for file in _find_weights()]
     if not there:
-        return (
-            "there are none in checkpoint/, where the repository has pretrained ones: get them there, or use train.py"
-        )
-    return f"there are {', '.join(there[:MAX_LISTED])}" + f" and {len(there) - MAX_LISTED} more" * (
-        len(there) > MAX_LISTED
-    )
+        return "there are none in checkpoint/: copy that folder from the repository, or train one with train.py"
+    more = len(there) - MAX_LISTED
+    return f"there are {', '.join(there[:MAX_LISTED])}" + (f" and {more} more" if more > 0 else "")
 
 
 def _is_plain(value: object) -> bool:

@@ -221,9 +221,8 @@ def notes(
     available = [scale for each, scale in test_sets if each == benchmark]
     if not available:
         if benchmark.name in find_sets(args.data):
-            return [
-                f"{benchmark.name} in {args.data} could not be measured: `{benchmark.command(args.data, *args.scales)}`"
-            ]
+            which, get = ", ".join(f"x{scale}" for scale in args.scales), benchmark.command(args.data, *args.scales)
+            return [f"{benchmark.name} in {args.data} could not be measured at {which}: `{get}`"]
         return [benchmark.download_hint(args.data, args.scales)]
     lines = []
     for scale in args.scales:

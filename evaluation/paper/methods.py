@@ -80,18 +80,17 @@ class Network:
     def metadata(self, test_set: BenchmarkSet) -> dict | None:
         if test_set.scale not in self.checkpoint.scales:
             return None
-        own = self.checkpoint.model not in (OUR_MODEL, *PEERS)
+        model = self.checkpoint.model
+        own = model not in (OUR_MODEL, *PEERS)  # whose code may change
         return {
-            "method": f"{self.checkpoint.model}_" * own
-            + self.checkpoint.sha256[:16]
-            + "_ensemble" * self.self_ensemble,
+            "method": f"{model}_" * own + self.checkpoint.sha256[:16] + "_ensemble" * self.self_ensemble,
             "checkpoint": str(self.checkpoint.path),
             "checkpoint_sha256": self.checkpoint.sha256,
             "self_ensemble": self.self_ensemble,
             "protocol": self.protocol,
             "precision": "fp32",
             "device": str(self.device),
-            **({"model_sha256": hash_files([model_file(self.checkpoint.model)])} if own else {}),
+            **({"model_sha256": hash_files([model_file(model)])} if own else {}),
         }
 
     def measure(self, test_set: BenchmarkSet) -> EvalResult:
