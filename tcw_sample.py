@@ -17,7 +17,7 @@ from inference.backends import BACKENDS, RUNTIMES, resolve_precision
 from inference.flags import add_file_flags, check_file_flags, output_options, tile_size
 from inference.upscale_images import raise_failures, upscale_images, written_summary
 from inference.upscaler import PRECISIONS, PROTOCOLS, BicubicUpscaler, NetworkUpscaler, Upscale
-from model.checkpoint import load_model
+from model.checkpoint import load_model, suggest_weights
 
 NETWORK_ONLY = ("ckpt_path", "group", "self_ensemble", "precision", "backend", "compile", "tile", "baseline")
 
@@ -72,9 +72,7 @@ def main() -> None:
         raise_failures(summary)
         return
     test_set = open_test_set(args.test_data_dir, args.scale)
-    run = "bicubic" if args.model == "bicubic" else args.ckpt_path.stem + "_ensemble" * args.self_ensemble
-    metadata = describe(args, test_set, upscale)
-    run_benchmark(upscale, test_set, args.sample_dir, run, metadata, args.baseline)
+    run_benchmark(upscale, test_set, args.sample_dir, describe(args, test_set, upscale), args.baseline)
 
 
 def make_upscaler(args: argparse.Namespace) -> Upscale:
@@ -82,10 +80,7 @@ def make_upscaler(args: argparse.Namespace) -> Upscale:
     if args.model == "bicubic":
         return BicubicUpscaler(args.scale)
     if args.ckpt_path is None:
-        example = f"checkpoint/x{args.scale}/cfsrcnn_x{args.scale}.pth"
-        raise InputError(
-            f"--model {args.model} needs weights: --ckpt_path {example if args.model == 'cfsrcnn' else 'FILE'}"
-        )
+        raise InputError(f"--model {args.model} needs weights: --ckpt_path {suggest_weights(args.model, args.scale)}")
     net = load_model(args.ckpt_path, args.model, args.scale, args.group)
     protocol = "rounded" if args.input else args.protocol
     place = "cpu" if args.device == "auto" and args.backend in RUNTIMES else args.device
@@ -111,6 +106,7 @@ def describe(args: argparse.Namespace, test_set: BenchmarkSet, upscale: Upscale)
         "backend": getattr(upscale, "backend", None),
         "compiled": args.compile,
         "self_ensemble": args.self_ensemble,
+        **({} if args.tile == "auto" else {"tile": args.tile}),
     }
 
 

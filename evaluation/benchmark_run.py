@@ -19,18 +19,16 @@ from evaluation.cache import NON_KEY_FIELDS
 from evaluation.evaluate import evaluate
 from evaluation.html_report import REPORT, Report, encode_png
 from evaluation.report import format_mean, format_table, write_results
-from inference.upscaler import Upscale
+from inference.upscaler import Upscale, warm_up
 
 
-def run_benchmark(
-    upscale: Upscale, test_set: BenchmarkSet, folder: Path, run: str, metadata: dict, baseline: bool
-) -> None:
+def run_benchmark(upscale: Upscale, test_set: BenchmarkSet, folder: Path, metadata: dict, baseline: bool) -> None:
     """Upscales and measures `test_set`, writes to `folder`/RUN/SET/xSCALE, prints the results; with `baseline` also bicubic's.
 
-    `metadata`: the description of the run in `results.json`; its "protocol" is printed too. If other results are at RUN, of
-    another checkpoint or test set of the same name for example, RUN gets a hash of `metadata` appended.
+    `metadata`: the description of the run in `results.json`; its "protocol" is printed too. RUN is `run_name(metadata)`. If
+    other results are there, of another checkpoint or test set of the same name for example, a hash of `metadata` is appended.
     """
-    top, run = folder, _free_name(folder, run, test_set, metadata)
+    top, run = folder, _free_name(folder, run_name(metadata), test_set, metadata)
     folder = folder / run / test_set.name / f"x{test_set.scale}"
     for kind in ("SR", "HR"):
         make_dir_within(top, folder / kind)
@@ -44,6 +42,7 @@ def run_benchmark(
                     temporary.write_bytes(png)
             report.add(pair, hr, lr, sr, pngs)
 
+        warm_up(upscale)
         result = evaluate(upscale, test_set, write_images, bar=f"{test_set.name} x{test_set.scale}")
         bicubic = report.baseline() if baseline else None
         write_results(folder / "results.json", metadata, result, bicubic)  # before the report, which may fail
@@ -61,6 +60,22 @@ def run_benchmark(
     print(f"report: {folder / REPORT}")
 
 
+def run_name(metadata: dict) -> str:
+    """The checkpoint's name, or bicubic, and a word for each setting that is not the paper's: "net_ensemble_rounded_bf16"."""
+    if not metadata["checkpoint"]:
+        return metadata["model"]
+    tile = metadata.get("tile", "auto")
+    words = {
+        "ensemble": metadata["self_ensemble"],
+        metadata["protocol"]: metadata["protocol"] != "paper",
+        metadata["precision"]: metadata["precision"] != "fp32",
+        "untiled" if tile == "off" else f"tile{tile}": tile != "auto",
+        metadata["backend"]: metadata["backend"] != "torch",
+        "compiled": metadata["compiled"],
+    }
+    return "_".join([Path(metadata["checkpoint"]).stem, *(word for word, differs in words.items() if differs)])
+
+
 def _free_name(folder: Path, run: str, test_set: BenchmarkSet, metadata: dict) -> str:
     """`run`; with a hash appended if its folder holds results that `metadata` does not describe."""
     file = folder / run / test_set.name / f"x{test_set.scale}" / "results.json"
@@ -69,7 +84,8 @@ def _free_name(folder: Path, run: str, test_set: BenchmarkSet, metadata: dict) -
     key = {name: value for name, value in metadata.items() if name not in NON_KEY_FIELDS}
     try:
         found = parse_json(file.read_bytes())
-        differing = [name for name, value in key.items() if found.get(name) != value]
+        names = dict.fromkeys((*key, "tile"))  # which is there only if it was chosen
+        differing = [name for name in names if found.get(name) != key.get(name)]
         what = f"of {found.get('checkpoint') or found['model']}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         differing, what = ["format"], "that cannot be read"

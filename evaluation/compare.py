@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from common import SCALES
-from common.errors import InputError, error_context, translate_access_errors
+from common.errors import InputError, error_context, searched_in, translate_access_errors
+from common.files import realpath
 from common.progress import progress
-from dataset.benchmark_set import BenchmarkSet, ImagePair
+from dataset.benchmark_set import BenchmarkSet, ImagePair, normalize_name
 from dataset.images import EXTENSIONS, FORMATS, read_rgb
 from evaluation.evaluate import EvalResult, ImageResult, mean_row
 from evaluation.metrics import compute_scores
@@ -24,6 +25,7 @@ HR_MARK = re.compile(r"(?<=.)(_SRF_\d)?_?HR$")  # at the end of the authors' nam
 SUFFIX = re.compile(r"(x\d|\dx|SR|HR|LR)?([^A-Za-z0-9].*)?", re.IGNORECASE)  # what may follow the HR image's name
 SCALE = re.compile(r"(?<!\d)(?:x|SRF_)([2348])(?![\dx])|(?<![\dx])([2348])x(?!\d)", re.IGNORECASE)
 NOT_SR = re.compile(r"(^|[^A-Za-z0-9])(HR|LR|LQ|GT|bicubic)$", re.IGNORECASE)  # SR images only if there are no others
+LEVEL = re.compile(r"x\d|SR|HR|LR", re.IGNORECASE)  # folders of a set, not of several
 Found = dict[str, dict[Path, list[Path]]]  # suffix -> HR file -> files of the HR image's name and this suffix
 
 
@@ -53,14 +55,40 @@ def match_sr(folder: Path, pairs: list[ImagePair]) -> dict[Path, Path]:
     return _choose(folder, _find(folder, pairs), {pair.hr_path for pair in pairs})
 
 
-def require_sr(folder: Path, pair: ImagePair) -> Path:
-    """The SR image of a single pair, whose HR image may lie among others. `InputError` if it is missing or ambiguous."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
+def require_sr(root: Path, pair: ImagePair) -> Path:
+    """The SR image of a single pair, whose HR image may lie among others. `InputError` if it is missing or ambiguous.
+
+    `root`: as in `locate_sr`; the test set is named like one of the folders around the HR image.
+    """
+    place = locate_sr(root, [folder.name for folder in realpath(pair.hr_path).parents[:3]], pair.scale)[0] or root
     beside = _entries(pair.hr_path.parent)
     others = [each for each in beside if each.suffix.lower() in EXTENSIONS and not each.stem.endswith("LR")]
     pairs = [pair, *(ImagePair(each, None, pair.scale) for each in others if each != pair.hr_path)]
-    return _require(folder, pair, _choose(folder, _find(folder, pairs), {pair.hr_path}))
+    for folder in dict.fromkeys((place, root)):
+        if file := _choose(folder, _find(folder, pairs), {pair.hr_path}).get(pair.hr_path):
+            return file
+    raise InputError(_missing(place, pair))
+
+
+def locate_sr(root: Path, set_names: Sequence[str], scale: int) -> tuple[Path | None, bool]:
+    """The folder of the SR images of a test set: SET/xSCALE/SR, SET/xSCALE, SET/SR or SET in `root`, or these without SET.
+
+    `set_names`: what the folder SET may be called, the likeliest first; names of the paper's sets in any spelling, with or
+    without EDSR's "results-". None if no such folder has images. The second value: whether SET and a folder in it are in the
+    path, so that the images need not tell which set they are of. Raises `InputError` if there is no folder `root`.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder{searched_in(root)}")
+    folders = [each for each in _entries(root) if each.is_dir() and not LEVEL.fullmatch(each.name)]
+    inner = {_set_key(each.name.removeprefix("results-")): each for each in folders}
+    top = next((inner[key] for key in map(_set_key, set_names) if key in inner), None)
+    place = _locate(top or root, scale)
+    return place, top is not None and place not in (None, top)
+
+
+def _set_key(name: str) -> str:
+    benchmark = known_set(name)
+    return benchmark.name if benchmark else normalize_name(name)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -106,22 +134,27 @@ def _base(hr: Path) -> str:
     return HR_MARK.sub("", hr.stem)
 
 
-def _require(folder: Path, pair: ImagePair, found: dict[Path, Path]) -> Path:
-    if file := found.get(pair.hr_path):
-        return file
+def _missing(folder: Path, pair: ImagePair) -> str:
+    """What was looked for as the SR image of a pair in a folder without it, and what is there instead."""
     base = _base(pair.hr_path)
     names = dict.fromkeys((pair.sr_name, f"{base}.png", f"{base}x{pair.scale}.png"))
-    raise InputError(
-        f"{folder} has neither {' nor '.join(names)} nor {base}_ANYTHING.png: name a folder of SR images in a lossless format, "
-        "such as PNG"
-    )
+    images = [file.name for file in _entries(folder) if file.suffix.lower() in EXTENSIONS]
+    if not images:
+        level = f"x{pair.scale}"
+        why = f"it holds no images, nor do SET/{level}/SR, SET/{level}, {level}/SR, {level} and SR in it"
+    elif not any(name.lower().endswith(tuple(LOSSLESS)) for name in images):
+        why = f"it holds only JPEG images, such as {images[0]}, but SR images must be lossless, such as PNG"
+    else:
+        why = f"it holds images of other names or suffixes, such as {images[0]}"
+    return f"{folder} has neither {' nor '.join(names)} nor {base}_ANYTHING.png: {why}"
 
 
 def measure_folder(folder: Path, test_set: BenchmarkSet) -> EvalResult:
     """Measures the SR image of each pair in `folder`. Raises `InputError` if one is missing or has another size."""
     rows, found = [], match_sr(folder, test_set.pairs)
     for pair in progress(test_set.pairs, desc=f"{folder.name}, {test_set.name} x{test_set.scale}", unit="image"):
-        file = _require(folder, pair, found)
+        if (file := found.get(pair.hr_path)) is None:
+            raise InputError(_missing(folder, pair))
         sr, (hr, _) = read_rgb(file), pair.read()
         with error_context(file):
             rows.append(ImageResult(pair.sr_name, compute_scores(sr, hr, pair.scale), 0.0))
@@ -129,28 +162,21 @@ def measure_folder(folder: Path, test_set: BenchmarkSet) -> EvalResult:
 
 
 def match_folders(name: str, root: Path, test_sets: list[BenchmarkSet]) -> dict[tuple[str, int], Path]:
-    """Finds the folders of SR images in `root`, laid out as SET/xSCALE/ or of a single set: (test set, scale) -> folder.
+    """Finds the folders of SR images in `root`, as `locate_sr` does: (test set, scale) -> folder.
 
     Without SET or xSCALE in the path, the names and sizes of the images decide. Raises `InputError` if nothing matches or if
     one folder matches twice.
     """
-    if not root.is_dir():
-        raise InputError(f"--compare {name}={root}: no such folder")
-    folders = [each for each in _entries(root) if each.is_dir()]
-    inner = {}  # the test sets' folders, also as EDSR names them: results-Set5
-    for each in folders:
-        if benchmark := known_set(each.name.removeprefix("results-")):
-            inner[benchmark.name] = each
     found: dict[tuple[str, int], Path] = {}
+    misfits: list[tuple[bool, str]] = []  # whether there are no images, and what is wrong
     for test_set in test_sets:
-        benchmark = known_set(test_set.name)
-        top = inner.get(benchmark.name) if benchmark else None
-        if inner and top is None:
-            continue
-        place = _locate(top or root, test_set.scale)
-        explicit = top is not None and place != top  # both SET and xSCALE are in the path
-        if place is not None and (explicit or _fits(place, test_set)):
+        with error_context(f"--compare {name}"):
+            place, explicit = locate_sr(root, [test_set.name], test_set.scale)
+        why = None if explicit else _misfit(place or root, test_set)
+        if place is not None and why is None:
             found[test_set.name, test_set.scale] = place
+        elif why:
+            misfits.append((place is None, why))
     for key, place in found.items():
         if twice := next((other for other, where in found.items() if where == place and other != key), None):
             raise InputError(
@@ -159,10 +185,8 @@ def match_folders(name: str, root: Path, test_sets: list[BenchmarkSet]) -> dict[
             )
     if not found:
         sets = ", ".join(f"{each.name} x{each.scale}" for each in test_sets) or "none"
-        raise InputError(
-            f"--compare {name}={root}: holds SR images of none of the test sets found ({sets}); "
-            "lay them out as SET/xSCALE/"
-        )
+        why = "".join(f"; {why}" for _, why in sorted(misfits, key=lambda each: each[0])[:1])
+        raise InputError(f"--compare {name}={root}: holds SR images of none of the test sets found ({sets}){why}")
     return found
 
 
@@ -178,13 +202,17 @@ def _holds_images(folder: Path) -> bool:
     return any(file.suffix.lower() in EXTENSIONS for file in _entries(folder))
 
 
-def _fits(folder: Path, test_set: BenchmarkSet) -> bool:
+def _misfit(folder: Path, test_set: BenchmarkSet) -> str | None:
+    """Why the images in `folder` are not those of a test set: one is missing, or the first is of another size."""
     found = match_sr(folder, test_set.pairs)
-    if len(found) < len(test_set):
-        return False
+    if missing := next((pair for pair in test_set.pairs if pair.hr_path not in found), None):
+        return _missing(folder, missing)
     pair = test_set.pairs[0]
     try:
         with Image.open(found[pair.hr_path], formats=FORMATS) as image:
-            return image.size == pair.read()[0].shape[1::-1]
+            (width, height), (rows, columns) = image.size, pair.read()[0].shape[:2]
     except Exception:  # of a damaged file Pillow raises nearly anything; measuring it says what is wrong
-        return True
+        return None
+    if (width, height) == (columns, rows):
+        return None
+    return f"{found[pair.hr_path]} is {width}x{height}, but {pair.hr_path.name} {columns}x{rows}"

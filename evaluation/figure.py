@@ -1,4 +1,4 @@
-"""Visual comparisons as in the paper's Figures 4 to 6: HR, bicubic, CFSRCNN and others side by side, as PNG and PDF.
+"""Visual comparisons as in the paper's Figures 4 to 6: HR, bicubic, a network and others side by side, as PNG and PDF.
 
 In each image the crop has a red frame and is enlarged in an inset with a green frame; PSNR/SSIM of the whole image stand below.
 Command line: `python -m evaluation.figure --image HR.png --scale 2 --ckpt_path FILE --out figure`.
@@ -7,6 +7,7 @@ Command line: `python -m evaluation.figure --image HR.png --scale 2 --ckpt_path 
 from __future__ import annotations
 
 import argparse
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +25,13 @@ from dataset.benchmark_set import ImagePair
 from dataset.images import EXTENSIONS, read_rgb
 from evaluation.compare import check_names, parse_compare, require_sr
 from evaluation.metrics import compute_scores, rgb_to_y
-from inference.upscaler import BicubicUpscaler, NetworkUpscaler
+from evaluation.paper.discovery import OUR_MODEL, PEERS
+from inference.upscaler import BicubicUpscaler, NetworkUpscaler, Upscale
 from model.checkpoint import load_model
 
 RED, GREEN, INK, PAPER = (220, 30, 30), (20, 170, 60), (20, 20, 20), (255, 255, 255)
 GAP, TEXT = 12, 18  # pixels
+RESERVED = ("hr", "lr", "bicubic")  # captions of the other panels, in lower case
 Crop = tuple[int, int, int, int]  # left, top, width, height in HR pixels
 
 
@@ -40,14 +43,14 @@ class Panel:
     caption: str
 
 
-def make_panels(hr: np.ndarray, lr: np.ndarray, scale: int, ckpt_path: Path, compare: dict[str, Path]) -> list[Panel]:
-    """HR, bicubic, CFSRCNN, then the SR image of each file in `compare`; captions with PSNR (dB) and SSIM."""
-    net = load_model(ckpt_path, scale=scale)
-    found = {
-        "Bicubic": BicubicUpscaler(scale)(lr),
-        "CFSRCNN": NetworkUpscaler(net, scale)(lr),
-        **{name: read_rgb(file) for name, file in compare.items()},
-    }
+def make_panels(hr: np.ndarray, lr: np.ndarray, upscalers: dict[str, Upscale], compare: dict[str, Path]) -> list[Panel]:
+    """HR, the output of each of `upscalers`, the SR image in each file of `compare`; captions with PSNR (dB) and SSIM.
+
+    `hr`, `lr`: uint8 HxWx3. Raises an `InputError` that names a file whose image has another size than `hr`.
+    """
+    scale = len(hr) // len(lr)
+    found = {name: upscale(lr) for name, upscale in upscalers.items()}
+    found |= {name: read_rgb(file) for name, file in compare.items()}
     panels = [Panel(hr, "HR (PSNR/SSIM)")]
     for name, sr in found.items():
         with error_context(compare[name]) if name in compare else nullcontext():
@@ -67,8 +70,11 @@ def pick_crop(a: np.ndarray, b: np.ndarray) -> Crop:
     return int(left), int(top), side, side
 
 
-def draw_figure(panels: list[Panel], crop: Crop, columns: int = 3) -> Image.Image:
-    """The panels in rows of `columns`, each with a red frame around the crop, enlarged in the corner farthest from it."""
+def draw_figure(panels: list[Panel], crop: Crop) -> Image.Image:
+    """The panels in a grid, each with a red frame around the crop, enlarged in the corner farthest from it.
+
+    Up to three panels stand in one row, four to eight in two, nine to fifteen in three, and so on.
+    """
     left, top, width, height = crop
     images = []
     for panel in panels:
@@ -82,6 +88,7 @@ def draw_figure(panels: list[Panel], crop: Crop, columns: int = 3) -> Image.Imag
         draw.rectangle((x - 3, y - 3, x + inset.width + 2, y + inset.height + 2), fill=GREEN)
         drawn.paste(inset, (x, y))
         images.append(drawn)
+    columns = math.ceil(len(images) / math.isqrt(len(images)))
     return _arrange(images, [panel.caption for panel in panels], columns)
 
 
@@ -98,7 +105,6 @@ def _enlarge(image: np.ndarray, crop: Crop, zoom: float) -> Image.Image:
 
 
 def _arrange(images: list[Image.Image], captions: list[str], columns: int) -> Image.Image:
-    columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     width, height = (max(size) for size in zip(*(image.size for image in images), strict=True))
     font = ImageFont.load_default(TEXT)
@@ -125,10 +131,18 @@ def main() -> None:
     tune_malloc()
     parser = CliParser(prog="python -m evaluation.figure", description="Compare SR images side by side.")
     parser.add_argument("--image", type=Path, required=True, help="the HR image; its LR is made by our resize")
-    parser.add_argument("--ckpt_path", type=Path, required=True, help="weights of CFSRCNN")
+    parser.add_argument("--model", default="cfsrcnn", help="a file model/NAME.py with a class Net")
+    parser.add_argument("--ckpt_path", type=Path, required=True, help="weights of the network")
+    parser.add_argument("--label", help="its caption (default: CFSRCNN, or the name of another --model)")
     parser.add_argument("--scale", type=int, required=True, choices=SCALES, help="upscaling factor")
     parser.add_argument("--crop", type=parse_crop, help="x,y,w,h in HR pixels (default: where the two differ most)")
-    parser.add_argument("--compare", type=parse_compare, action="append", default=[], help="NAME=FOLDER of SR images")
+    parser.add_argument(
+        "--compare",
+        type=parse_compare,
+        action="append",
+        default=[],
+        help="NAME=FOLDER of SR images, flat or SET/xSCALE/SR",
+    )
     parser.add_argument("--crops_only", action="store_true", help="LR, then the enlarged crops alone, HR last")
     parser.add_argument("--out", type=Path, required=True, help="NAME.png or NAME.pdf; NAME: both are written")
     args = parser.parse_args()
@@ -138,13 +152,18 @@ def main() -> None:
         raise InputError(f"--out {args.out}: a figure is written as .png, .pdf or, without an ending, both")
     both = [args.out.with_name(args.out.name + suffix) for suffix in (".png", ".pdf")]
     files = [args.out] if args.out.suffix.lower() in (".png", ".pdf") else both
-    check_names(args.compare, ("HR", "LR", "Bicubic", "CFSRCNN"))
+    name = args.model.upper() if args.model in (OUR_MODEL, *PEERS) else args.model
+    label = " ".join((args.label or "").split()) or name
+    if label.casefold() in RESERVED:
+        raise InputError(f"--label {label}: there is a panel of this name already, give it another")
+    check_names(args.compare, (*RESERVED, label))
     pair = ImagePair(args.image, None, args.scale)
     compare = {name: require_sr(folder, pair) for name, folder in args.compare}
     for file in files:
         ensure_not_input(file, [args.image, args.ckpt_path, *compare.values()])
     hr, lr = pair.read()
-    panels = make_panels(hr, lr, args.scale, args.ckpt_path, compare)
+    network = NetworkUpscaler(load_model(args.ckpt_path, args.model, args.scale), args.scale)
+    panels = make_panels(hr, lr, {"Bicubic": BicubicUpscaler(args.scale), label: network}, compare)
     crop = args.crop or pick_crop(panels[1].image, panels[2].image)
     if crop[0] + crop[2] > hr.shape[1] or crop[1] + crop[3] > hr.shape[0]:
         raise InputError(f"--crop {','.join(map(str, crop))} leaves the image of {hr.shape[1]}x{hr.shape[0]} pixels")

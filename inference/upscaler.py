@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -184,6 +184,15 @@ class NetworkUpscaler:
         """HxWx3 -> 1x3xHxW on the device, channels_last: uint8, or float32 in [0, 1] for the other types."""
         lr = lr.astype(np.float32) / np.float32(65535) if lr.dtype == np.uint16 else np.array(lr)
         return torch.from_numpy(lr).to(self.device).permute(2, 0, 1)[None]
+
+
+def warm_up(upscale: Upscale) -> None:
+    """Upscales a small image, so that what is done once, such as starting a runtime, is in no time measured afterwards.
+
+    Errors are left to the images that follow.
+    """
+    with suppress(Exception):
+        upscale(np.full((32, 40, 3), 128, np.uint8))  # not square, or --compile would compile for squares only
 
 
 def _dihedral(image: np.ndarray, number: int) -> np.ndarray:

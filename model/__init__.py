@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import sys
 from pathlib import Path
 from traceback import extract_tb
 
@@ -18,6 +19,11 @@ NOT_MODELS = {"ops", "key_mapping", "checkpoint", "export", "init", "esa"}
 def model_names() -> list[str]:
     """The network names that `--model` accepts, in alphabetical order."""
     return sorted({module.name for module in pkgutil.iter_modules(__path__)} - NOT_MODELS)
+
+
+def model_file(name: str) -> Path:
+    """The source file of `model/NAME.py`. Raises `InputError` if there is none."""
+    return Path(inspect.getfile(sys.modules[get_model_class(name).__module__]))
 
 
 def get_model_class(name: str) -> type[nn.Module]:

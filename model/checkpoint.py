@@ -53,6 +53,8 @@ PARENT_PREFIXES = (  # a module around the network
 )
 TRAINING_STATE_KEYS = {"options", "images", "step", "window", "net", "optimizer", "sampler"}  # of training/state.py
 
+MAX_LISTED = 6  # weight files that a message names
+
 _reported: set[str] = set()
 
 
@@ -233,9 +235,30 @@ def _suggest_path(path: Path, scale: int) -> str:
     meant = Path(re.sub(r"(?<![A-Za-z0-9])x[234](?![0-9])", f"x{scale}", str(path)))
     if meant != path:
         return f"for --scale {scale} you mean {meant}" + ("" if meant.is_file() else ", which is not there yet either")
-    shipped = Path(__file__).parent.parent / "checkpoint"
-    there = sorted(map(str, [*Path("checkpoint").glob("**/*.pth")] or shipped.glob("**/*.pth")))
-    return f"there are {', '.join(there)}" if there else "train one with train.py"
+    return _list_weights()
+
+
+def suggest_weights(model: str, scale: int) -> str:
+    """The value for --ckpt_path: the pretrained file for this network and scale if it is there, else what to do instead."""
+    if model != "cfsrcnn":
+        return f"FILE, such as `python train.py --model {model} --scale {scale}` makes"
+    pretrained = [file for file in _find_weights() if file.match(f"x{scale}/cfsrcnn_x{scale}.*")]
+    return str(pretrained[0]) if pretrained else f"FILE; {_list_weights()}"
+
+
+def _find_weights() -> list[Path]:
+    """The weight files in ./checkpoint or, if there are none, in that of this repository."""
+    places = (Path("checkpoint"), Path(__file__).parent.parent / "checkpoint")
+    found = (sorted(file for file in place.rglob("*") if file.suffix in (".pth", ".safetensors")) for place in places)
+    return next(filter(None, found), [])
+
+
+def _list_weights() -> str:
+    there = [str(file) for file in _find_weights()]
+    if not there:
+        return "there are none in checkpoint/: copy that folder from the repository, or train one with train.py"
+    more = len(there) - MAX_LISTED
+    return f"there are {', '.join(there[:MAX_LISTED])}" + (f" and {more} more" if more > 0 else "")
 
 
 def _is_plain(value: object) -> bool:

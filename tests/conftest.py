@@ -29,6 +29,7 @@ from torch import nn
 
 import dataset.benchmark_set
 import dataset.images
+import model
 from dataset.images import DecodedImage, read_image
 
 ROOT = Path(__file__).parent.parent
@@ -261,6 +262,27 @@ def golden_net(authors_shapes):
         return net
 
     return build
+
+
+@pytest.fixture
+def plug_in(tmp_path, monkeypatch):
+    """`plug_in("name", source)`: as if the file model/NAME.py stood there."""
+    folder, names = tmp_path / "models", []
+    folder.mkdir()
+    monkeypatch.setattr(model, "__path__", [*model.__path__, str(folder)])
+
+    def write(name: str, source: str) -> None:
+        (folder / f"{name}.py").write_text(source)
+        names.append(name)
+        forget(name)
+
+    def forget(name: str) -> None:
+        sys.modules.pop(f"model.{name}", None)
+        vars(model).pop(name, None)
+
+    yield write
+    for name in names:
+        forget(name)
 
 
 @pytest.fixture

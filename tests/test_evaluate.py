@@ -7,19 +7,23 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, sample_image
+from conftest import GOLDEN, ROOT, sample_image
 from PIL import Image
 
+import evaluation.evaluate
+import model.checkpoint
 from dataset.benchmark_set import open_test_set
 from dataset.image_writer import write_png
 from dataset.images import read_rgb
+from evaluation.benchmark_run import run_name
 from evaluation.evaluate import evaluate, keep_decoded
 from evaluation.metrics import compute_scores
-from inference.upscaler import BicubicUpscaler
+from inference.upscaler import BicubicUpscaler, NetworkUpscaler
 from model.checkpoint import load_model, save_state_dict
 
 
@@ -70,6 +74,26 @@ def test_the_baseline_stands_beside(command, butterfly, checkpoint, tmp_path):
     results = json.loads((tmp_path / "out/net/Fly/x2/results.json").read_text())
     expected = evaluate(BicubicUpscaler(2), open_test_set(butterfly, 2)).mean.scores
     assert results["bicubic"]["mean"]["psnr"] == expected.psnr
+
+
+def test_no_seconds_include_what_is_done_once(command, image_folder, checkpoint, tmp_path, monkeypatch):
+    """A first call that takes long and then fails, as of a network that needs larger images, and further ones of a second."""
+    upscale, clock, sizes = NetworkUpscaler.__call__, [0.0], []
+
+    def slow_start(self, lr):
+        sizes.append(lr.shape)
+        clock[0] += 1 if len(sizes) > 1 else 100
+        if len(sizes) == 1:
+            raise ValueError("too small")
+        return upscale(self, lr)
+
+    monkeypatch.setattr(NetworkUpscaler, "__call__", slow_start)
+    monkeypatch.setattr(evaluation.evaluate, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    argv = ["--test_data_dir", image_folder, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
+    assert command("tcw_sample.py", *argv).code == 0
+    results = json.loads((tmp_path / "out/net" / image_folder.name / "x2/results.json").read_text())
+    assert [each["seconds"] for each in (*results["images"], results["mean"])] == [1.0] * 5
+    assert len(sizes) == 5 and max(sizes[0]) <= 40
 
 
 def test_the_baseline_is_computed_once(command, image_folder, checkpoint, tmp_path, monkeypatch):
@@ -129,10 +153,55 @@ def test_the_protocol_decides_between_truncating_and_rounding(command, butterfly
     assert 0.4 < means["rounded"] - means["paper"] < 0.6
 
 
-def test_the_self_ensemble_has_a_folder_of_its_own(command, image_folder, checkpoint, tmp_path):
+@pytest.mark.parametrize(
+    ("flags", "run"),
+    [
+        ([], "net"),
+        (["--self_ensemble", "--precision", "fp32", "--backend", "torch", "--tile", "auto"], "net_ensemble"),
+        (["--tile", 16, "--precision", "bf16", "--protocol", "rounded"], "net_rounded_bf16_tile16"),
+    ],
+)
+def test_a_folder_is_named_by_what_differs_from_the_paper(command, image_folder, checkpoint, tmp_path, flags, run):
     argv = ["--test_data_dir", image_folder, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
-    assert command("tcw_sample.py", *argv, "--self_ensemble").code == 0
-    assert (tmp_path / "out/net_ensemble" / image_folder.name / "x2/results.json").is_file()
+    assert command("tcw_sample.py", *argv, *flags).code == 0
+    assert [each.name for each in (tmp_path / "out").iterdir()] == [run]
+    assert (tmp_path / "out" / run / image_folder.name / "x2/results.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changed", "run"),
+    [
+        ({"backend": "onnxruntime"}, "net_onnxruntime"),
+        ({"precision": "fp16", "tile": "off"}, "net_fp16_untiled"),
+        ({"compiled": True, "backend": "torch"}, "net_compiled"),
+        ({"self_ensemble": True, "protocol": "rounded", "precision": "bf16", "tile": 256, "backend": "openvino"},
+         "net_ensemble_rounded_bf16_tile256_openvino"),
+        ({"checkpoint": None, "model": "bicubic", "precision": None, "backend": None}, "bicubic"),
+    ],
+)  # fmt: skip
+def test_the_words_of_a_folder_have_a_fixed_order(changed, run):
+    plain = {"model": "cfsrcnn", "checkpoint": "x2/net.pth", "self_ensemble": False, "protocol": "paper"}
+    assert run_name(plain | {"precision": "fp32", "backend": "torch", "compiled": False} | changed) == run
+
+
+def test_results_under_a_name_of_before_are_kept_or_found(command, image_folder, checkpoint, tmp_path):
+    """Formerly all settings but the self-ensemble shared a folder, and further ones got a hash."""
+    argv = ["--test_data_dir", image_folder, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
+    first = sr_folder(command("tcw_sample.py", *argv, "--protocol", "rounded").out)
+    (tmp_path / "out/net_rounded").rename(tmp_path / "out/net")
+    before = {file: file.read_bytes() for file in (tmp_path / "out").rglob("*.*")}
+    outcome = command("tcw_sample.py", *argv)
+    assert f"{tmp_path / 'out/net' / image_folder.name / 'x2'} holds other results" in outcome.out
+    assert sr_folder(command("tcw_sample.py", *argv, "--protocol", "rounded").out) == first
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_a_checkpoint_named_like_a_setting_gets_a_hash(command, image_folder, checkpoint, tmp_path):
+    shutil.copy(checkpoint, tmp_path / "net_tile16.pth")
+    argv = ["--test_data_dir", image_folder, "--scale", 2, "--sample_dir", tmp_path / "out", "--ckpt_path"]
+    command("tcw_sample.py", *argv, checkpoint, "--tile", 16)
+    assert "net_tile16_" in (out := command("tcw_sample.py", *argv, tmp_path / "net_tile16.pth").out)
+    assert "(other tile)" in out and len(list((tmp_path / "out").iterdir())) == 2
 
 
 def test_results_of_another_checkpoint_of_the_same_name_are_kept(command, butterfly, checkpoint, tmp_path):
@@ -209,6 +278,18 @@ def test_an_unusable_pair_is_named_and_never_skipped(expect_error, butterfly, tm
 def test_a_network_without_weights_is_told_how_to_name_them(expect_error):
     expect_error("needs weights: --ckpt_path checkpoint/x2/cfsrcnn_x2.pth", "tcw_sample.py", "--scale", 2)
     expect_error("--model rlfn needs weights: --ckpt_path FILE", "tcw_sample.py", "--scale", 2, "--model", "rlfn")
+
+
+def test_the_weights_that_are_named_are_there(expect_error, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expect_error(f"--ckpt_path {ROOT / 'checkpoint/x3/cfsrcnn_x3.pth'}", "tcw_sample.py", "--scale", 3)
+    for step in range(8):
+        save_state_dict({"a": torch.zeros(1)}, tmp_path / f"checkpoint/run/a_{step}.pth")
+    line = "needs weights: --ckpt_path FILE; there are checkpoint/run/a_0.pth, checkpoint/run/a_1.pth, "
+    assert expect_error(line, "tcw_sample.py", "--scale", 3).endswith("checkpoint/run/a_5.pth and 2 more")
+    shutil.rmtree(tmp_path / "checkpoint")
+    monkeypatch.setattr(model.checkpoint, "__file__", str(tmp_path / "model/checkpoint.py"))
+    expect_error("--ckpt_path FILE; there are none in checkpoint/", "tcw_sample.py", "--scale", 3)
 
 
 def test_files_that_may_not_be_read_are_told_from_damaged_ones(expect_error, butterfly, tmp_path, forbidden):

@@ -14,9 +14,11 @@ from dataset.benchmark_set import ImagePair
 from dataset.image_writer import write_png
 from dataset.images import read_rgb
 from dataset.imresize import imresize
+from evaluation.figure import GAP, TEXT
 from evaluation.metrics import compute_scores, rgb_to_y
 from inference.upscaler import BicubicUpscaler, NetworkUpscaler
-from model.checkpoint import load_model
+from model import create_model
+from model.checkpoint import load_model, save_state_dict
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIDE = 19  # of the automatic crop of an image of 96x96
@@ -169,6 +171,60 @@ def test_a_folder_in_the_place_of_the_figure_is_named(expect_error, argv, tmp_pa
         argv[where] = out
         expect_error("is a folder: name the figure, such as", *argv)
     assert sorted(tmp_path.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize(("others", "grid"), [(0, (3, 1)), (1, (2, 2)), (2, (3, 2)), (5, (4, 2)), (6, (3, 3))])
+def test_panels_are_laid_out_in_a_balanced_grid(command, argv, image_file, tmp_path, others, grid):
+    write_png(tmp_path / "theirs/cup.png", read_rgb(image_file))
+    compare = [word for number in range(others) for word in ("--compare", f"{number}={tmp_path / 'theirs'}")]
+    assert command(*argv, *compare).code == 0
+    width, height = Image.open(tmp_path / "out/figure.png").size
+    assert (width // (96 + GAP), height // (96 + 2 * TEXT)) == grid
+
+
+@pytest.mark.parametrize("layout", [".", "x2", "x2/SR", "SR", "bsd100", "B100/x2/SR", "results-B100/X2", "BSDS100/SR"])
+def test_the_folders_of_others_may_have_levels_for_set_and_scale(command, argv, image_file, tmp_path, layout, captions):
+    image = argv[argv.index("--image") + 1] = tmp_path / "data/B100/HR/cup.png"
+    write_png(image, hr := read_rgb(image_file))
+    for folder in (layout, "Set5/x2"):
+        write_png(tmp_path / "theirs" / folder / "cup_SR.png", hr if folder == layout else hr // 2)
+    assert command(*argv, "--compare", f"Theirs={tmp_path / 'theirs'}").code == 0
+    assert captions[-1] == "Theirs (inf/1.0000)"
+
+
+def test_what_tcw_sample_wrote_is_compared_as_it_is(command, argv, checkpoint, image_folder, tmp_path, captions):
+    where = ["--test_data_dir", image_folder, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
+    assert command("tcw_sample.py", *where).code == 0
+    argv[argv.index("--image") + 1] = image_folder / "0000.png"
+    assert command(*argv, "--compare", f"Again={tmp_path / 'out/net'}").code == 0
+    assert captions[-1].replace("Again", "CFSRCNN") == captions[-2]
+
+
+def test_a_folder_without_the_image_is_told_from_one_without_images(expect_error, argv, tmp_path):
+    folder, start = tmp_path / "theirs", "theirs has neither cup.png nor cupx2.png nor cup_ANYTHING.png: it holds "
+    folder.mkdir()
+    compare = ["--compare", f"A={folder}"]
+    expect_error(start + "no images, nor do SET/x2/SR, SET/x2, x2/SR, x2 and SR in it", *argv, *compare)
+    Image.new("RGB", (96, 96)).save(folder / "cup.jpg")
+    expect_error(start + "only JPEG images, such as cup.jpg, but SR images must be lossless", *argv, *compare)
+    Image.new("RGB", (96, 96)).save(folder / "glass.png")
+    (folder / "cup.jpg").unlink()
+    expect_error(start + "images of other names or suffixes, such as glass.png", *argv, *compare)
+
+
+def test_another_network_has_its_own_caption(command, argv, captions, tmp_path):
+    save_state_dict(create_model("bsrn", 2).state_dict(), tmp_path / "bsrn.pth")
+    argv += ["--model", "bsrn", "--ckpt_path", tmp_path / "bsrn.pth"]
+    for flags, label in (([], "BSRN"), (["--label", "BSRN (mine)"], "BSRN (mine)")):
+        captions.clear()
+        assert command(*argv, *flags).code == 0
+        assert [caption.rpartition(" (")[0] for caption in captions] == ["HR", "Bicubic", label]
+
+
+def test_a_label_that_is_taken_is_one_line(expect_error, argv, tmp_path):
+    expect_error("--label bicubic: there is a panel of this name already", *argv, "--label", "bicubic")
+    expect_error("there is a row Mine already", *argv, "--label", "mine", "--compare", f"Mine={tmp_path}")
+    expect_error("does not fit --model bsrn --scale 2", *argv, "--model", "bsrn")
 
 
 def test_crops_alone_stand_in_one_row_of_equal_size(command, argv, captions, tmp_path):

@@ -80,11 +80,10 @@ def test_the_command_measures_in_fp32_and_says_so(command, argv, cpu_with, tmp_p
     Image.fromarray(sample_image("coffee.png", 24, 24)).save(tmp_path / "Set" / "a.png")
 
     def results(*flags) -> dict:
-        samples = (
-            tmp_path / f"samples{''.join(flags)}"
-        )  # results of another precision would go to a folder of their own
+        samples = tmp_path / f"samples{''.join(flags)}"
         assert command(*argv, "--test_data_dir", tmp_path / "Set", *flags, "--sample_dir", samples).code == 0
-        return json.loads((samples / "net/Set/x2/results.json").read_text())
+        run = "net_bf16" if "bf16" in flags else "net"
+        return json.loads((samples / run / "Set/x2/results.json").read_text())
 
     measured, exact, short = results(), results("--precision", "fp32"), results("--precision", "bf16")
     assert [each["precision"] for each in (measured, exact, short)] == ["fp32", "fp32", "bf16"]

@@ -37,6 +37,7 @@ from evaluation.paper.discovery import (
     find_peers,
     find_sets,
     known_set,
+    parse_set,
 )
 from evaluation.paper.methods import ENSEMBLE, OURS, Bicubic, Method, make_methods
 from evaluation.paper.paper_tables import MeasuredRow, complexity_table, overview_table, quality_table, runtime_table
@@ -57,40 +58,48 @@ def parse_flags() -> argparse.Namespace:
         "--checkpoints", type=Path, default=Path("checkpoint"), help="a weight file or a folder of them"
     )
     parser.add_argument("--data", type=Path, default=Path("dataset"), help="folder that holds Set5, Set14, ...")
+    parser.add_argument("--sets", type=parse_set, nargs="+", metavar="SET", help="only these, such as Set5 B100")
+    parser.add_argument(
+        "--scales", type=int, nargs="+", choices=SCALES, metavar="SCALE", help="only these, such as 2 4"
+    )
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for tables and cached results")
     parser.add_argument(
-        "--compare", type=parse_compare, action="append", default=[], help="NAME=FOLDER of SR images, SET/xSCALE/"
+        "--compare",
+        type=parse_compare,
+        action="append",
+        default=[],
+        help="NAME=FOLDER of SR images, flat or SET/xSCALE/SR",
     )
-    parser.add_argument("--peers", type=Path, metavar="FOLDER", help=f"measure other networks too: {PEER_EXAMPLES}")
+    parser.add_argument("--peers", type=Path, metavar="FOLDER", help=f"other networks: {PEER_EXAMPLES}")
     parser.add_argument("--no_self_ensemble", action="store_true", help="skip the self-ensemble: 9 times as fast")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="paper", help="SR to 8 bits: truncated or rounded")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     parser.add_argument("--no_cache", action="store_true", help="ignore cached results in --out")
     parser.add_argument("--fresh", dest="no_cache", action="store_true", help=argparse.SUPPRESS)  # former name
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.scales = [scale for scale in SCALES if scale in (args.scales or SCALES)]
+    return args
 
 
 def main() -> None:
     args, failures = parse_flags(), FailureLog()
     tune_malloc()
-    test_sets = open_sets(args.data, failures)
+    sets = [benchmark for benchmark in SETS if benchmark in (args.sets or SETS)]
+    test_sets = open_sets(args, sets, failures)
     checkpoints, remarks = find_checkpoints(args.checkpoints, failures)
     peers, more_remarks = find_peers(args.peers, failures) if args.peers else ([], [])
     for remark in remarks + more_remarks:
         print(remark)
-    if not test_sets and known_set(args.data.resolve().name):
-        around = os.path.normpath(args.data / "..")
-        raise InputError(f"--data {args.data} is a test set itself: name the folder around it, {around}")
-    if not test_sets:
-        get = download_command(" ".join(TEST_SETS), args.data)
+    if not test_sets and not args.sets:
+        get = download_command(" ".join(TEST_SETS), args.data, args.scales)
         print(escape_unprintable(f"none of the paper's test sets is in {args.data}: `{get}` downloads four of them"))
     make_dir(args.out)
     rows = measure_all(args, checkpoints, peers, test_sets, failures)
     counted = count_all()
-    tables = [overview_table([row for row in rows if row.paper_row == OURS])]
-    tables += [
-        quality_table(benchmark, rows, notes(args, benchmark, rows[0], checkpoints, test_sets)) for benchmark in SETS
-    ]
+    tables = [overview_table([row for row in rows if row.paper_row == OURS], sets, args.scales)]
+    for benchmark in sets:
+        remarks = notes(args, benchmark, rows[0], checkpoints, test_sets)
+        tables.append(quality_table(benchmark, rows, remarks, args.scales))
     tables += [runtime_table(args.out / "inference.json", failures), complexity_table(counted), scale_table(counted)]
     for table in tables:
         write_table(table, args.out)
@@ -102,17 +111,32 @@ def main() -> None:
     failures.raise_if_any("everything else is in the tables")
 
 
-def open_sets(data: Path, failures: FailureLog) -> TestSets:
-    """The paper's test sets that exist, at every scale they have, under the paper's names; incomplete ones are `failures`."""
-    folders, found = find_sets(data), {}
-    for benchmark in SETS:
-        if folder := folders.get(benchmark.name):
-            scales: list[int] = []
+def open_sets(args: argparse.Namespace, sets: list[BenchmarkInfo], failures: FailureLog) -> TestSets:
+    """Those of `sets` that exist, at those of --scales that exist, under the paper's names; incomplete ones are `failures`.
+
+    So are missing ones that --sets names. Raises `InputError` if --data is itself a test set.
+    """
+    folders: dict[str, Path] = find_sets(args.data)
+    if not folders and known_set(args.data.resolve().name):
+        around = os.path.normpath(args.data / "..")
+        raise InputError(f"--data {args.data} is a test set itself: name the folder around it, {around}")
+    found: TestSets = {}
+    for benchmark in sets:
+        folder, scales = folders.get(benchmark.name), []
+        with failures.collect():
+            if folder is None:
+                if args.sets:
+                    raise InputError(benchmark.download_hint(args.data, args.scales))
+                continue
+            with translate_access_errors(folder):
+                scales = [scale for scale in available_scales(folder) if scale in args.scales]
+            if args.sets and not scales:
+                wanted = " or ".join(f"x{scale}" for scale in args.scales)
+                get = benchmark.command(args.data, *args.scales)
+                raise InputError(f"{benchmark.name} in {args.data} has no {wanted}: `{get}`")
+        for scale in scales:
             with failures.collect(), translate_access_errors(folder):
-                scales = available_scales(folder)
-            for scale in scales:
-                with failures.collect(), translate_access_errors(folder):
-                    found[benchmark, scale] = replace(open_test_set(folder, scale), name=benchmark.name)
+                found[benchmark, scale] = replace(open_test_set(folder, scale), name=benchmark.name)
     return found
 
 
@@ -197,10 +221,11 @@ def notes(
     available = [scale for each, scale in test_sets if each == benchmark]
     if not available:
         if benchmark.name in find_sets(args.data):
-            return [f"{benchmark.name} in {args.data} could not be measured: `{benchmark.command(args.data, *SCALES)}`"]
-        return [benchmark.download_hint(args.data)]
+            which, get = ", ".join(f"x{scale}" for scale in args.scales), benchmark.command(args.data, *args.scales)
+            return [f"{benchmark.name} in {args.data} could not be measured at {which}: `{get}`"]
+        return [benchmark.download_hint(args.data, args.scales)]
     lines = []
-    for scale in SCALES:
+    for scale in args.scales:
         if scale not in available:
             lines.append(f"{benchmark.name} in {args.data} has no x{scale}: `{benchmark.command(args.data, scale)}`")
             continue

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,13 +15,14 @@ from common.errors import FailureLog, InputError, searched_in, translate_access_
 from dataset.benchmark_set import normalize_name
 from dataset.sources import TEST_SETS, download_command
 from evaluation.cache import hash_files
-from model.checkpoint import read_state_dict
+from model import model_names
+from model.checkpoint import load_model, read_state_dict
 from model.key_mapping import inspect_state_dict
 
+OUR_MODEL = "cfsrcnn"
 PRETRAINED = re.compile(r"x([234])/cfsrcnn_x\1\.(pth|safetensors)$")
-PEERS = ("RLFN", "BSRN")  # small networks of others, in model/, whose published weights can be measured beside ours
-PEER_FILE = re.compile(rf"(?<![a-z])({'|'.join(PEERS)})(?![a-z]).*x([234])(?!\d)", re.IGNORECASE)
-PEER_EXAMPLES = "rlfn_x2.pth or bsrn_x4.pth"
+PEERS = ("rlfn", "bsrn")  # small networks of others, in model/, whose published weights can be measured beside ours
+PEER_EXAMPLES = "rlfn_x2.pth, bsrn_x4.pth or, for model/NAME.py, NAME_x2.pth"
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,9 @@ class BenchmarkInfo:
     images: int | None
     source: str
 
-    def download_hint(self, data: Path) -> str:
+    def download_hint(self, data: Path, scales: Sequence[int] = SCALES) -> str:
         """One sentence on how to get it."""
-        return f"{self.name} is not in {data}: {self.source}; `{self.command(data, *SCALES)}`"
+        return f"{self.name} is not in {data}: {self.source}; `{self.command(data, *scales)}`"
 
     def command(self, data: Path, *scales: int) -> str:
         """The command that downloads it or, if it cannot be downloaded, makes it from a folder of HR images."""
@@ -70,12 +73,20 @@ SETS = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A weight file of CFSRCNN or of a peer. `label`: the name of its rows; `scales`: the scales it supports."""
+    """A weight file. `label`: the name of its rows; `scales`: the scales it supports; `model`: its module in `model/`."""
 
     path: Path
     label: str
     sha256: str
     scales: tuple[int, ...]
+    model: str = OUR_MODEL
+
+
+def parse_set(text: str) -> BenchmarkInfo:
+    """A name for `known_set`, for argparse."""
+    if (found := known_set(text)) is None:
+        raise argparse.ArgumentTypeError(f"{text} is none of {', '.join(each.name for each in SETS)}")
+    return found
 
 
 def known_set(name: str) -> BenchmarkInfo | None:
@@ -121,7 +132,7 @@ def find_checkpoints(source: Path, failures: FailureLog) -> tuple[list[Checkpoin
         if len(failures.messages) > known:
             continue
         if info is None:
-            remarks.append(f"skipped {file}: no checkpoint of CFSRCNN")
+            remarks.append(f"skipped {file}: no checkpoint of CFSRCNN (--peers takes other networks)")
         elif twin := next((each for each in found if each.sha256 == sha256), None):
             remarks.append(f"skipped {file}: the same file as {twin.path}")
         else:
@@ -133,29 +144,69 @@ def find_checkpoints(source: Path, failures: FailureLog) -> tuple[list[Checkpoin
     return found, remarks
 
 
-def find_peers(folder: Path, failures: FailureLog) -> tuple[list[Checkpoint], list[str]]:
-    """The published weights of the networks `PEERS` in `folder`, by names such as rlfn_x2.pth, and a remark on other files.
+def find_peers(source: Path, failures: FailureLog) -> tuple[list[Checkpoint], list[str]]:
+    """The weight files of other networks at or below `source`, and a remark on each file that is skipped.
 
-    Raises `InputError` if `folder` has none or two of one network and scale.
+    A file is named after its network: NAME_x2.pth or, of a training run, of which only the last step is used, NAME_600000.pth
+    for `model/NAME.py`. A scale in the name, such as x2, is its only one; else it has all at which the network accepts its
+    weights. Unreadable files are `failures`. Raises `InputError` if there is none, or two of one published network and scale.
     """
-    if not folder.is_dir():
-        raise InputError(f"--peers {folder}: no such folder; name one that holds {PEER_EXAMPLES}")
-    found: dict[tuple[str, int], Checkpoint] = {}
-    remarks = []
-    for file in sorted(_weight_files(folder, failures)):
-        match = PEER_FILE.search(file.stem)
-        if match is None:
+    if not source.exists():
+        raise InputError(f"--peers {source}: no such folder; name one that holds {PEER_EXAMPLES}")
+    files, remarks = _last_steps([source] if source.is_file() else _weight_files(source, failures))
+    found: dict[tuple[str, int], Checkpoint] = {}  # by label and scale
+    matched = False
+    for file in sorted(files):
+        if (model := _peer_model(file.stem)) is None:
             remarks.append(f"skipped {file}: not named as weights of a peer, such as {PEER_EXAMPLES}")
             continue
-        label, scale = match[1].upper(), int(match[2])
-        if other := found.get((label, scale)):
-            raise InputError(f"--peers {folder}: {other.path} and {file} are both {label} x{scale}: leave one there")
+        matched, peer = True, None
         with failures.collect():
-            found[label, scale] = Checkpoint(file, label, hash_files([file], names=False), (scale,))
-    if not found:
-        raise InputError(f"--peers {folder}: holds no weights named as those of a peer, such as {PEER_EXAMPLES}")
-    order = sorted(found, key=lambda key: (PEERS.index(key[0]), key[1]))
-    return [found[key] for key in order], remarks
+            sha256 = hash_files([file], names=False)
+            peer = Checkpoint(
+                file, model.upper() if model in PEERS else model, sha256, _peer_scales(file, model), model
+            )
+        if peer is None:
+            continue
+        twin = next((found[peer.label, scale] for scale in peer.scales if (peer.label, scale) in found), None)
+        if twin and model in PEERS:
+            what = f"{peer.label} x{peer.scales[0]}"
+            raise InputError(f"--peers {source}: {twin.path} and {file} are both {what}: leave one there")
+        if twin:
+            inside = file.relative_to(source) if source.is_dir() else file
+            peer = replace(peer, label=f"{model} ({inside.as_posix()})")
+        found |= {(peer.label, scale): peer for scale in peer.scales}
+    if not matched:
+        raise InputError(f"--peers {source}: holds no weights named as those of a peer, such as {PEER_EXAMPLES}")
+    published = [name.upper() for name in PEERS]
+    order = sorted(found, key=lambda key: (published.index(key[0]) if key[0] in published else len(published), key))
+    return list(dict.fromkeys(found[key] for key in order)), remarks
+
+
+def _peer_model(stem: str) -> str | None:
+    """The module in `model/` that a weight file is named after: a published network's, else the longest name that fits."""
+    own = sorted({*model_names()} - {OUR_MODEL, *PEERS}, key=len, reverse=True)
+    return next((each for each in (*PEERS, *own) if _name_in(stem, each)), None)
+
+
+def _name_in(stem: str, model: str) -> re.Match[str] | None:
+    return re.search(rf"(?<![a-z]){re.escape(model)}(?![a-z])", stem, re.IGNORECASE)
+
+
+def _peer_scales(file: Path, model: str) -> tuple[int, ...]:
+    """The scale in the file's name, or else those at which the network takes its weights. `InputError` if it takes none."""
+    name = _name_in(file.stem, model)
+    if name and (scale_match := re.search(r"x([234])(?!\d)", file.stem[name.end() :], re.IGNORECASE)):
+        return (int(scale_match[1]),)
+    scales: list[int] = []
+    for scale in SCALES:
+        try:
+            load_model(file, model, scale)
+            scales.append(scale)
+        except InputError:
+            if scale == SCALES[-1] and not scales:
+                raise
+    return tuple(scales)
 
 
 def _weight_files(folder: Path, failures: FailureLog) -> list[Path]:

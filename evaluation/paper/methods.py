@@ -18,8 +18,9 @@ from evaluation.cache import hash_files
 from evaluation.compare import check_names, match_folders, match_sr, measure_folder
 from evaluation.evaluate import EvalResult, evaluate
 from evaluation.paper import paper_results
-from evaluation.paper.discovery import Checkpoint
+from evaluation.paper.discovery import OUR_MODEL, PEERS, Checkpoint
 from inference.upscaler import BicubicUpscaler, NetworkUpscaler, Upscale
+from model import model_file
 from model.checkpoint import load_model
 
 OURS = "CFSRCNN"  # the paper's row that our network and its self-ensemble are compared with
@@ -60,18 +61,17 @@ class Bicubic:
 class Network:
     """A checkpoint, in float32; `self_ensemble`: averaged over the 8 dihedral transforms, in a row of its own.
 
-    `model`: the name of its module in `model/`; peers have no row of the paper to compare with.
+    Only those of CFSRCNN have a row of the paper to compare with.
     """
 
     checkpoint: Checkpoint
     self_ensemble: bool
     device: torch.device
     protocol: str
-    model: str = "cfsrcnn"
 
     @property
     def paper_row(self) -> str | None:
-        return OURS if self.model == "cfsrcnn" else None
+        return OURS if self.checkpoint.model == OUR_MODEL else None
 
     @property
     def label(self) -> str:
@@ -80,20 +80,23 @@ class Network:
     def metadata(self, test_set: BenchmarkSet) -> dict | None:
         if test_set.scale not in self.checkpoint.scales:
             return None
+        model = self.checkpoint.model
+        own = model not in (OUR_MODEL, *PEERS)  # whose code may change
         return {
-            "method": self.checkpoint.sha256[:16] + "_ensemble" * self.self_ensemble,
+            "method": f"{model}_" * own + self.checkpoint.sha256[:16] + "_ensemble" * self.self_ensemble,
             "checkpoint": str(self.checkpoint.path),
             "checkpoint_sha256": self.checkpoint.sha256,
             "self_ensemble": self.self_ensemble,
             "protocol": self.protocol,
             "precision": "fp32",
             "device": str(self.device),
+            **({"model_sha256": hash_files([model_file(model)])} if own else {}),
         }
 
     def measure(self, test_set: BenchmarkSet) -> EvalResult:
         scale = test_set.scale
         upscale = NetworkUpscaler(
-            load_model(self.checkpoint.path, self.model, scale),
+            load_model(self.checkpoint.path, self.checkpoint.model, scale),
             scale,
             self.device,
             protocol=self.protocol,
@@ -133,7 +136,7 @@ def make_methods(
     methods: list[Method] = [Bicubic()]
     for ensemble in (False, True) if self_ensemble else (False,):
         methods += [Network(checkpoint, ensemble, device, protocol) for checkpoint in checkpoints]
-    methods += [Network(peer, False, device, protocol, peer.label.lower()) for peer in peers]
+    methods += [Network(peer, False, device, protocol) for peer in peers]
     check_names(compare, [method.label for method in methods])
     return [*methods, *(PrecomputedSR(name, root, test_sets) for name, root in compare)]
 

@@ -38,17 +38,22 @@ class MeasuredRow:
         return round(round(measured.psnr, 2) - paper.psnr, 2)
 
 
-def quality_table(benchmark: BenchmarkInfo, rows: list[MeasuredRow], notes: list[str]) -> Table:
-    """Table IV, V, VI, VII or VIII: PSNR/SSIM at x2, x3, x4, and for our rows the difference to the paper's in dB."""
+def quality_table(
+    benchmark: BenchmarkInfo, rows: list[MeasuredRow], notes: list[str], scales: Sequence[int] = SCALES
+) -> Table:
+    """Table IV, V, VI, VII or VIII: PSNR/SSIM at each of `scales`, and for our rows the difference to the paper's in dB."""
     cells, records, values = [], [], []
     for model, printed in paper_results.scores(benchmark.name).items():
-        cells.append([model, *(_cell(printed.get(scale)) for scale in SCALES), *["-"] * len(SCALES)])
-        records.append(_record(benchmark, model, "paper", {scale: printed.get(scale) for scale in SCALES}, {}))
-        values.append([*(_psnr(printed.get(scale)) for scale in SCALES), *[None] * len(SCALES)])
+        if not printed.keys() & set(scales):
+            continue
+        of_paper = {scale: printed.get(scale) for scale in scales}
+        cells.append([model, *map(_cell, of_paper.values()), *["-"] * len(scales)])
+        records.append(_record(benchmark, model, "paper", of_paper, {}))
+        values.append([*map(_psnr, of_paper.values()), *[None] * len(scales)])
     first_own_row = len(cells)
     for row in rows:
-        scores = {scale: row.scores.get((benchmark.name, scale)) for scale in SCALES}
-        differences = {scale: row.difference(benchmark, scale) for scale in SCALES}
+        scores = {scale: row.scores.get((benchmark.name, scale)) for scale in scales}
+        differences = {scale: row.difference(benchmark, scale) for scale in scales}
         cells.append(
             [
                 f"{row.label} (measured)",
@@ -60,20 +65,23 @@ def quality_table(benchmark: BenchmarkInfo, rows: list[MeasuredRow], notes: list
         values.append([*map(_psnr, scores.values()), *differences.values()])
     cells = [[benchmark.name if number == 0 else "", *row] for number, row in enumerate(cells)]
     head = [("Dataset", ""), ("Model", "")]
-    head += [(f"x{scale}", "PSNR/SSIM") for scale in SCALES] + [(f"x{scale}", "dB to paper") for scale in SCALES]
+    head += [(f"x{scale}", "PSNR/SSIM") for scale in scales] + [(f"x{scale}", "dB to paper") for scale in scales]
     name = f"table{benchmark.number}_{benchmark.name.lower()}"
-    title = f"Table {benchmark.roman}. Average PSNR (dB) / SSIM for x2, x3 and x4 upscaling on {benchmark.name}"
+    which = " and ".join(", ".join(f"x{scale}" for scale in scales).rsplit(", ", 1))
+    title = f"Table {benchmark.roman}. Average PSNR (dB) / SSIM for {which} upscaling on {benchmark.name}"
     meaning = "dB to paper: PSNR of a measured row minus that of the paper's row of the same method"
     with_ensemble = any(ENSEMBLE in row.label for row in rows)
     notes = [meaning + f" (self-ensemble: of {OURS})" * with_ensemble, *notes]
     return Table(name, title, head, cells, first_own_row, records, 2, notes, values)
 
 
-def overview_table(rows: list[MeasuredRow]) -> Table:
+def overview_table(
+    rows: list[MeasuredRow], sets: Sequence[BenchmarkInfo] = SETS, scales: Sequence[int] = SCALES
+) -> Table:
     """CFSRCNN alone, a line per test set and scale: the paper's result, then each of ours with the difference in dB."""
     cells, records = [], []
-    for benchmark in SETS:
-        for scale in SCALES:
+    for benchmark in sets:
+        for scale in scales:
             paper = paper_results.scores(benchmark.name)[OURS][scale]
             cell, record = [benchmark.name, f"x{scale}", _cell(paper)], {"dataset": benchmark.name, "scale": scale}
             record |= {"paper_psnr": paper.psnr, "paper_ssim": paper.ssim}
@@ -167,7 +175,7 @@ def _psnr(each: paper_results.PaperScore | MeanScores | None) -> float | None:
 
 def _record(benchmark: BenchmarkInfo, model: str, source: str, scores: dict, differences: dict) -> dict[str, object]:
     record: dict[str, object] = {"dataset": benchmark.name, "model": model, "source": source}
-    for scale in SCALES:
+    for scale in scores:
         record |= {f"x{scale}_{key}": value for key, value in _numbers(scores[scale]).items()}
         record[f"x{scale}_db_to_paper"] = differences.get(scale)
     return record

@@ -163,7 +163,7 @@ def benchmark(folder: Path, upscale: Upscale) -> None:
         "precision": "fp32",
     }
     with contextlib.redirect_stdout(io.StringIO()):  # a table of thousands of lines
-        run_benchmark(upscale, open_test_set(folder / "set", 2), folder, "run", metadata, baseline=False)
+        run_benchmark(upscale, open_test_set(folder / "set", 2), folder, metadata, baseline=False)
 
 
 PARTS: dict[str, Callable[[Path, int], Measurement]] = {
