@@ -14,7 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.device import check_precision, compile_module, import_optional, is_installed, preferred_precision
+from common.device import (
+    check_precision,
+    compile_module,
+    import_optional,
+    is_installed,
+    pick_device,
+    preferred_precision,
+)
 from common.errors import InputError, summarize_exception
 from model.export import to_onnx
 
@@ -79,6 +86,11 @@ def usable_backends(device: torch.device, precision: str) -> list[str]:
     return [name for name, each in runtimes if precision in each.precisions and is_installed(*each.packages)] + [
         "torch"
     ]
+
+
+def pick_backend_device(name: str, backend: str) -> torch.device:
+    """`pick_device`, but "auto" is the CPU for a backend that runs on nothing else."""
+    return pick_device("cpu" if name == "auto" and backend in RUNTIMES else name)
 
 
 def resolve_precision(name: str, device: torch.device, backend: str = "torch", measured: bool = False) -> str:
