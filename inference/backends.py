@@ -6,6 +6,7 @@ For the last two the network is exported to ONNX (`model/export.py`). Wrappers h
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -198,10 +199,12 @@ def openvino_requests(graph: bytes, precision: str, **settings: object) -> Calla
 
 def _load_openvino(graph: bytes, precision: str) -> Run:
     request = openvino_requests(graph, precision)
+    lock = threading.Lock()  # threads may share the network, while a request runs once at a time
 
     def run(*maps: Tensor) -> tuple[Tensor, ...]:
         arrays = [each.permute(0, 2, 3, 1).contiguous().numpy() for each in maps]
-        results = request(*(each.shape for each in arrays)).infer(arrays, share_inputs=True)
+        with lock:
+            results = request(*(each.shape for each in arrays)).infer(arrays, share_inputs=True)
         return tuple(torch.from_numpy(each).permute(0, 3, 1, 2) for each in results.to_tuple())
 
     return run

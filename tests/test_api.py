@@ -214,3 +214,15 @@ def test_threads_share_a_model_and_the_process_stays_as_it_was(net, image_folder
         made = list(pool.map(net.upscale, images * 2))
     assert all(np.array_equal(one, other) for one, other in zip(made, expected * 2, strict=True))
     assert state() == before
+
+
+@pytest.mark.parametrize("backend", RUNTIMES)
+def test_threads_share_a_model_of_a_runtime(checkpoint, backend):
+    if not is_installed(*RUNTIMES[backend].packages):
+        pytest.skip(f"no {backend}: pip install -r requirements-backends.txt")
+    net, image = load(checkpoint, backend=backend), sample_image("astronaut.png", 60, 60)
+    images = [np.roll(image, number, 1) for number in range(8)]
+    expected = [net.upscale(image) for image in images]
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(net.upscale, images * 2))
+    assert all(np.array_equal(one, other) for one, other in zip(made, expected * 2, strict=True))
