@@ -74,5 +74,11 @@ def _accept_scale(net: nn.Module) -> nn.Module:
     def forward(self: nn.Module, x: Tensor, scale: int | None = None) -> Tensor:
         return kind.forward(self, x)
 
-    net.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+    def reduce(self: nn.Module, protocol: int) -> tuple:  # the subclass cannot be imported, `kind` can
+        plain = kind.__new__(kind)
+        plain.__dict__.update(self.__dict__)
+        return _accept_scale, (plain,)
+
+    methods = {"forward": forward, "__reduce_ex__": reduce, "__module__": kind.__module__}
+    net.__class__ = type(kind.__name__, (kind,), methods)
     return net

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import shutil
 import sys
 
@@ -279,3 +281,11 @@ def test_a_forward_without_a_scale_is_accepted(plug_in, train, command, image_fo
     )
     one, other = (read_state_dict(tmp_path / folder / "guest_3.pth") for folder in ("run", "with_scale"))
     assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_a_network_whose_forward_takes_no_scale_can_be_copied_and_saved(plug_in):
+    source = GUEST.replace("forward(self, x, scale)", "forward(self, x)").replace('f"x{scale}"', '"x2"')
+    plug_in("guest", source.replace("(x), scale)", "(x), 2)"))
+    net, lr = model.create_model("guest", 2), torch.rand(1, 3, 4, 5)
+    for again in copy.deepcopy(net), pickle.loads(pickle.dumps(net)):
+        assert again.body.weight is not net.body.weight and torch.equal(again(lr, 2), net(lr, 2))
