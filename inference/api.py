@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -53,13 +54,19 @@ class SRModel:
         place = pick_backend_device(str(device), backend)
         with error_context("tile"):
             tile = check_tile(tile)
-        how = (resolve_precision(precision, place, backend), tile, "rounded", self_ensemble)
+        resolved = resolve_precision(precision, place, backend)
+        how: dict[str, Any] = {"tile": tile, "self_ensemble": self_ensemble, "backend": backend, "compile": compile}
         try:
-            self._upscale = NetworkUpscaler(net, scale, place, *how, backend, compile)
+            self._upscale = NetworkUpscaler(net, scale, place, resolved, protocol="rounded", **how)
         except InputError as error:
             raise _without_flags(error) from None
         self.net, self.scale = self._upscale.net, scale
         self.precision, self.backend = self._upscale.precision, self._upscale.backend
+        self._create = partial(type(self), scale=scale, device=str(device), precision=precision, **how)
+
+    def __reduce__(self) -> tuple:
+        """Pickled and copied as its network and parameters; a backend is started anew."""
+        return self._create, (self.net,)
 
     def upscale(self, image: Kind) -> Kind:
         """Upscales an array HxW, HxWx2, HxWx3 or HxWx4 or a Pillow image, and returns the same type.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
 import subprocess
 import sys
 import warnings
@@ -214,6 +217,27 @@ def test_threads_share_a_model_and_the_process_stays_as_it_was(net, image_folder
         made = list(pool.map(net.upscale, images * 2))
     assert all(np.array_equal(one, other) for one, other in zip(made, expected * 2, strict=True))
     assert state() == before
+
+
+def saved(thing):
+    """`thing` after `torch.save` and `torch.load`."""
+    file = io.BytesIO()
+    torch.save(thing, file)
+    return torch.load(io.BytesIO(file.getvalue()), weights_only=False)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing)), saved])
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
+def test_a_model_and_its_network_can_be_copied_and_saved(checkpoint, again, backend):
+    if not is_installed(*RUNTIMES["onnxruntime"].packages):
+        pytest.skip("no onnxruntime: pip install -r requirements-backends.txt")
+    net = load(checkpoint, device="cpu", tile=16, backend=backend)
+    copied, image = again(net), np.tile(COLOR, (2, 2, 1))
+    assert (copied.scale, copied.precision, copied.backend) == (2, "fp32", backend) and copied.net is not net.net
+    assert np.array_equal(copied.upscale(image), net.upscale(image))
+    lr = torch.rand(1, 3, 6, 7)
+    with torch.inference_mode():
+        assert torch.equal(again(net.net)(lr, 2), net.net(lr, 2))
 
 
 @pytest.mark.parametrize("backend", RUNTIMES)
