@@ -8,6 +8,7 @@ Command line: `python -m model.checkpoint show FILE`, and `convert IN OUT --form
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import re
 import sys
@@ -156,6 +157,11 @@ def safe_torch_load(path: Path) -> Any:
                 f"{path} is a pickle of more than weights, which could run code: refused; ask its author for a state dict"
             ) from None
         raise
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a weight file in hexadecimal digits, as the model cards have it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def infer_scale(path: Path | str) -> int:
