@@ -168,6 +168,27 @@ def test_a_file_without_net_says_what_a_model_needs(plug_in, expect_error, tmp_p
     expect_error("model/hollow.py has no class Net: a model needs Net(scale=, multi_scale=, group=)", *argv)
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "class Net: pass",
+        "from torch import nn as Net",
+        "from torch.nn import *",
+        "A = Net = int",
+        "if 1:\n Net: type = int",
+    ],
+)
+def test_any_file_that_has_a_net_is_a_model(plug_in, source):
+    plug_in("guest", source)
+    assert model.model_names() == ["bsrn", "cfsrcnn", "guest", "rlfn"]
+
+
+def test_files_with_faults_are_listed_and_those_without_net_are_not(plug_in):
+    plug_in("broken", "class Net(:")
+    plug_in("hollow", '"""Helpers of a class Net."""\nprint(Net)')
+    assert model.model_names() == ["broken", "bsrn", "cfsrcnn", "rlfn"]
+
+
 def test_a_net_with_other_arguments_is_one_line(plug_in, expect_error, tmp_path):
     plug_in("other", "class Net:\n    def __init__(self, upscale): pass\n")
     argv = ["train.py", "--model", "other", "--ckpt_dir", tmp_path]
