@@ -24,7 +24,7 @@ from common.device import (
     preferred_precision,
 )
 from common.errors import InputError, summarize_exception
-from model.export import to_onnx
+from inference.graph_cache import cached_onnx
 
 Run = Callable[..., tuple[Tensor, ...]]  # float32 NxCxHxW in and out
 FP32_MAX = torch.finfo(torch.float32).max  # clamping to it changes only infinity
@@ -41,7 +41,7 @@ class BackendModel(nn.Module):
         self._load(net, scale, load)
 
     def _load(self, net: nn.Module, scale: int, load: Callable[[bytes], Run]) -> None:
-        self._forward = load(to_onnx(net, scale))
+        self._forward = load(cached_onnx(net, scale))
 
     def forward(self, lr: Tensor, scale: int) -> Tensor:
         return self._forward(lr)[0]
@@ -51,7 +51,7 @@ class TwoStageBackendModel(BackendModel):
     """The same for a network with the stages `extract` and `refine`."""
 
     def _load(self, net: nn.Module, scale: int, load: Callable[[bytes], Run]) -> None:
-        self._extract, self._refine = (load(to_onnx(net, scale, stage)) for stage in ("extract", "refine"))
+        self._extract, self._refine = (load(cached_onnx(net, scale, stage)) for stage in ("extract", "refine"))
 
     def forward(self, lr: Tensor, scale: int) -> Tensor:
         deep, first = self.extract(lr)

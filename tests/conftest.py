@@ -30,8 +30,6 @@ from torch import nn
 import dataset.benchmark_set
 import dataset.images
 from dataset.images import DecodedImage, read_image
-from inference import backends
-from model.export import to_onnx
 
 ROOT = Path(__file__).parent.parent
 if hasattr(signal, "SIGHUP"):
@@ -39,7 +37,6 @@ if hasattr(signal, "SIGHUP"):
         signal.SIGHUP, signal.SIG_DFL
     )  # which `nohup` ignores, and the commands under test would inherit that
 GOLDEN = Path(__file__).parent / "golden"
-GRAPHS: dict[tuple, bytes] = {}
 
 
 @dataclass
@@ -328,14 +325,9 @@ def ctrl_c() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.fixture
-def graphs_made_once(monkeypatch):
-    """Exporting takes seconds: the same network's graphs are made once for all tests."""
-
-    def cached(net: nn.Module, scale: int, stage: str = "forward") -> bytes:
-        key = scale, stage, *(float(weight.detach().double().square().sum()) for weight in net.parameters())
-        if key not in GRAPHS:
-            GRAPHS[key] = to_onnx(net, scale, stage)
-        return GRAPHS[key]
-
-    monkeypatch.setattr(backends, "to_onnx", cached)
+@pytest.fixture(scope="session", autouse=True)
+def graph_cache_folder(tmp_path_factory):
+    """Exporting takes seconds: the same network's graphs are made once for all tests, and the user's are not touched."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CFSRCNN_CACHE", str(tmp_path_factory.mktemp("graphs")))
+        yield

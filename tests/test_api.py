@@ -24,7 +24,7 @@ from inference.backends import RUNTIMES
 from inference.upscaler import NetworkUpscaler
 from model.checkpoint import load_model, save_state_dict
 
-pytestmark = pytest.mark.usefixtures("one_thread", "graphs_made_once")
+pytestmark = pytest.mark.usefixtures("one_thread")
 ALPHA = np.linspace(0, 255, 140).reshape(10, 14).astype(np.uint8)
 ARRAYS = {"L": GRAY, "LA": np.dstack([GRAY, ALPHA]), "RGB": COLOR, "RGBA": np.dstack([COLOR, ALPHA])}
 

@@ -23,7 +23,7 @@ from model.checkpoint import save_state_dict
 
 CPU = torch.device("cpu")
 
-pytestmark = pytest.mark.usefixtures("one_thread", "graphs_made_once")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(params=RUNTIMES)
