@@ -7,13 +7,12 @@ from pathlib import Path
 
 from common import SCALES
 from common.cli import CliParser
-from common.device import pick_device
 from common.errors import InputError, run_cli
 from common.malloc import tune_malloc
 from dataset.benchmark_set import BenchmarkSet, open_test_set
 from evaluation.benchmark_run import run_benchmark
 from evaluation.cache import hash_files, hash_test_set
-from inference.backends import BACKENDS, RUNTIMES, resolve_precision
+from inference.backends import BACKENDS, pick_backend_device, resolve_precision
 from inference.flags import add_file_flags, check_file_flags, output_options, tile_size
 from inference.upscale_images import raise_failures, upscale_images, written_summary
 from inference.upscaler import PRECISIONS, PROTOCOLS, BicubicUpscaler, NetworkUpscaler, Upscale
@@ -83,8 +82,7 @@ def make_upscaler(args: argparse.Namespace) -> Upscale:
         raise InputError(f"--model {args.model} needs weights: --ckpt_path {suggest_weights(args.model, args.scale)}")
     net = load_model(args.ckpt_path, args.model, args.scale, args.group)
     protocol = "rounded" if args.input else args.protocol
-    place = "cpu" if args.device == "auto" and args.backend in RUNTIMES else args.device
-    device = pick_device("cuda" if args.cuda else place)
+    device = pick_backend_device("cuda" if args.cuda else args.device, args.backend)
     precision = resolve_precision(args.precision, device, args.backend, measured=not args.input)
     how = (precision, args.tile, protocol, args.self_ensemble, args.backend, args.compile)
     if device.type == "cpu":

@@ -14,10 +14,17 @@ Number = TypeVar("Number", int, float)
 
 
 class CliParser(argparse.ArgumentParser):
-    """An `ArgumentParser` that raises `InputError` and suggests the closest flag for an unrecognized argument."""
+    """An `ArgumentParser` that raises `InputError` and suggests the closest flag for an unrecognized argument.
 
-    def __init__(self, **options: Any):
+    `example`: a command, the last line of the help.
+    """
+
+    def __init__(self, example: str = "", **options: Any):
         super().__init__(**{"formatter_class": _Help, "epilog": PATHS, **options})
+        self._example = f"\nexample:\n  {example}\n" if example else ""
+
+    def format_help(self) -> str:
+        return super().format_help() + self._example
 
     def error(self, message: str) -> NoReturn:
         """Raises argparse's message as an `InputError`."""

@@ -17,6 +17,7 @@ from PIL import Image, PpmImagePlugin, TiffImagePlugin
 
 from common.errors import InputError
 from dataset.decoded_image import DecodedImage, from_array
+from dataset.png_chunks import walk_chunks
 
 BITS_PER_SAMPLE, ORIENTATION = 258, 0x0112
 MIN_IS_WHITE, UNKNOWN_BAND, ASSOCIATED_ALPHA = 0, 0, 1  # values in TIFF
@@ -44,9 +45,11 @@ def tiff_sizes(path: Path) -> list[tuple[int, int]]:
 
 def decode_deep(path: Path, image: Image.Image) -> DecodedImage:
     """The first frame of a PNG, PGM or PPM of more than 8 bits as uint16. `InputError` if OpenCV cannot decode it."""
-    data = np.fromfile(path, np.uint8)
     if image.format == "PNG":
-        _check_chunks(data)
+        with path.open("rb") as file:
+            for _ in walk_chunks(file):  # raises for a chunk that says it has more than the file, which OpenCV believes
+                pass
+    data = np.fromfile(path, np.uint8)
     with _quiet_opencv():
         pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     if pixels is None:
@@ -60,16 +63,6 @@ def decode_deep(path: Path, image: Image.Image) -> DecodedImage:
     elif pixels.ndim == 2 and isinstance(transparent := image.info.get("transparency"), int):
         pixels = np.dstack([pixels, np.where(pixels == transparent, 0, 65535).astype(np.uint16)])
     return _from_pixels(path, _upright(pixels, image.getexif().get(ORIENTATION, 1)))
-
-
-def _check_chunks(data: np.ndarray) -> None:
-    """Refuses a PNG with a chunk that ends after the file: OpenCV takes as much memory as the chunk says it has."""
-    place, name = 8, b""
-    while name != b"IEND" and place + 8 <= len(data):
-        name = data[place + 4 : place + 8].tobytes()
-        place += 12 + int.from_bytes(data[place : place + 4].tobytes(), "big")
-        if place > len(data):
-            raise EOFError("it ends too early")
 
 
 def _ppm_white(image: PpmImagePlugin.PpmImageFile) -> int:

@@ -16,6 +16,7 @@ EXIF_IFD, GPS_IFD, ORIENTATION, XMP_TAG, ICC_TAG = 0x8769, 0x8825, 0x0112, 700, 
 DESCRIPTION = 270
 # what tifffile, ImageJ and OME write into it: the axes of an image of this size
 AXES = re.compile(rb'\s*(\{"(shape|axes)"|ImageJ=|(<\?xml.*)?<OME)', re.DOTALL)
+PIXEL_SIZE = re.compile(rb"^(unit|spacing)=|\bPhysicalSize[XYZ]=", re.MULTILINE)  # in those of ImageJ and OME
 MAKER_NOTE = 0x927C  # the camera maker's own data, often most of EXIF
 JPEG_EXIF, JPEG_XMP = 65_533, 65_504  # bytes that a JPEG segment holds of each
 SIZE_TAGS, EXIF_SIZE_TAGS = (0x0100, 0x0101), (0xA002, 0xA003)  # width, height
@@ -30,7 +31,8 @@ LAYOUT_TAGS |= {XMP_TAG, ICC_TAG, 34377, *RESOLUTION_TAGS}
 class ImageMetadata:
     """`icc`: profile. `exif`: without layout tags and thumbnail, or None. `xmp`: packet. `dpi`: horizontal, vertical.
 
-    `png_chunks`: of a PNG, what describes its colors beside the profile, and its text.
+    `png_chunks`: of a PNG, what describes its colors beside the profile, and its text. `dropped`: what was left out since it
+    would be wrong for another size, in words, or None.
     """
 
     icc: bytes | None = None
@@ -38,6 +40,7 @@ class ImageMetadata:
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
     png_chunks: tuple[Chunk, ...] = ()
+    dropped: str | None = None
 
     def exif_for(self, width: int, height: int) -> Image.Exif:
         """The EXIF data of an upright image of this size: orientation 1, and the size where it was given."""
@@ -83,8 +86,9 @@ def read_metadata(source: Image.Image | Path) -> ImageMetadata:
     """The metadata of an opened image, or of a TIFF file that Pillow cannot open. What is damaged is left out."""
     if isinstance(source, Path):
         return _read_tiff_tags(source)
-    info, exif = source.info, None
+    info, exif, dropped = source.info, None, None
     with suppress(Exception):  # on damaged data it raises almost anything
+        dropped = _lost_pixel_size(source.getexif())
         exif = _clean(source.getexif())
     xmp = info.get("xmp") or info.get("XML:com.adobe.xmp")
     dpi = info.get("dpi")
@@ -93,7 +97,9 @@ def read_metadata(source: Image.Image | Path) -> ImageMetadata:
         dpi = dpi if 282 in source.tag_v2 else None  # Pillow says 1
     icc = info.get("icc_profile")
     chunks = read_chunks(Path(str(source.filename))) if isinstance(source, PngImagePlugin.PngImageFile) else ()
-    return ImageMetadata(icc if isinstance(icc, bytes) and icc else None, exif, _as_bytes(xmp), _dpi(dpi), chunks)
+    return ImageMetadata(
+        icc if isinstance(icc, bytes) and icc else None, exif, _as_bytes(xmp), _dpi(dpi), chunks, dropped
+    )
 
 
 def _read_tiff_tags(path: Path) -> ImageMetadata:
@@ -110,7 +116,18 @@ def _read_tiff_tags(path: Path) -> ImageMetadata:
     dpi = (
         _dpi([float(tags[tag]) * unit for tag in RESOLUTION_TAGS[:2]]) if unit and 282 in tags and 283 in tags else None
     )
-    return ImageMetadata(_as_bytes(tags.get(ICC_TAG)), _clean(exif), _as_bytes(tags.get(XMP_TAG)), dpi)
+    icc, xmp, dropped = _as_bytes(tags.get(ICC_TAG)), _as_bytes(tags.get(XMP_TAG)), _lost_pixel_size(exif)
+    return ImageMetadata(icc, _clean(exif), xmp, dpi, dropped=dropped)
+
+
+def _axes(exif: Image.Exif) -> bytes:
+    """The description of the axes that tifffile, ImageJ or OME wrote; empty if there is none."""
+    description = _as_bytes(exif.get(DESCRIPTION)) or b""
+    return description if AXES.match(description) else b""
+
+
+def _lost_pixel_size(exif: Image.Exif) -> str | None:
+    return "the pixel size of ImageJ or OME" if PIXEL_SIZE.search(_axes(exif)) else None
 
 
 def _clean(source: Image.Exif) -> Image.Exif | None:
@@ -118,8 +135,7 @@ def _clean(source: Image.Exif) -> Image.Exif | None:
     _keep_text(source)
     exif.load(source.tobytes())
     _keep_text(exif)
-    description = exif.get(DESCRIPTION, "")
-    wrong = {DESCRIPTION} if AXES.match(_as_bytes(description) or b"") else set()  # for another size
+    wrong = {DESCRIPTION} if _axes(exif) else set()  # for another size
     for tag in (LAYOUT_TAGS | wrong) & set(exif):
         del exif[tag]
     return exif if len(exif) else None

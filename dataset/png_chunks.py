@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from os import SEEK_END
 from pathlib import Path
+from typing import BinaryIO
 
 Chunk = tuple[bytes, bytes]  # name, content
 
@@ -17,6 +21,23 @@ SRGB_GAMMA = struct.pack(">I", 45_455)  # gAMA of 1/2.2
 MAX_BYTES, MAX_CHUNKS = 1 << 20, 1000  # kept in all; a file may have millions of empty ones
 
 
+def walk_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Name and length of each chunk of a PNG up to IEND, with `file` at its content; none of another file.
+
+    Raises `EOFError` at a chunk that would end after the file, so no memory need be taken for it.
+    """
+    size = file.seek(0, SEEK_END)
+    file.seek(0)
+    name = b"" if file.read(len(SIGNATURE)) == SIGNATURE else b"IEND"
+    while name != b"IEND" and len(head := file.read(8)) == 8:
+        length, name = struct.unpack(">I4s", head)
+        end = file.tell() + length + 4
+        if end > size:
+            raise EOFError("it ends too early")
+        yield name, length
+        file.seek(end)
+
+
 def read_chunks(path: Path) -> tuple[Chunk, ...]:
     """The color and text chunks of a PNG file, in its order; none of another file. Raises `OSError` if it cannot be read.
 
@@ -24,13 +45,11 @@ def read_chunks(path: Path) -> tuple[Chunk, ...]:
     """
     found: list[Chunk] = []
     left = MAX_BYTES
-    with path.open("rb") as file:
-        if file.read(len(SIGNATURE)) != SIGNATURE:
-            return ()
-        while len(head := file.read(8)) == 8 and len(found) < MAX_CHUNKS:
-            length, name = struct.unpack(">I4s", head)
+    with path.open("rb") as file, suppress(EOFError):
+        for name, length in walk_chunks(file):
+            if len(found) == MAX_CHUNKS:
+                break
             if name not in COLOR_CHUNKS + TEXT_CHUNKS or length > left:
-                file.seek(length + 4, 1)
                 continue
             content, checksum = file.read(length), file.read(4)
             is_whole = checksum == struct.pack(">I", zlib.crc32(name + content))

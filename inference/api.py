@@ -3,41 +3,70 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import nn
 
-from common.device import pick_device
-from common.errors import InputError
+from common.errors import InputError, error_context
 from dataset.decoded_image import from_array
 from dataset.images import from_pil
-from inference.backends import resolve_precision
+from inference.backends import BACKENDS, pick_backend_device, resolve_precision
+from inference.flags import check_tile
 from inference.upscale_images import upscale_image
 from inference.upscaler import PRECISIONS, NetworkUpscaler
 from model.checkpoint import infer_scale, load_model
 
 SHAPES = "HxW (gray), HxWx2 (gray and alpha), HxWx3 (RGB) or HxWx4 (RGBA)"
-FLAGS = re.compile(r"--(?=(scale|model|device|precision)\b)")  # in errors: parameters of `load` have these names
+# in errors: parameters of `load` have these names
+FLAGS = re.compile(r"--(?=(scale|model|device|precision|backend|compile|group)\b)")
 Kind = TypeVar("Kind", np.ndarray, Image.Image)
 
 
 class SRModel:
     """A network that upscales images. `net`: the module in eval mode on its device. `scale`: the upscaling factor.
 
-    `precision`: "fp32" (exact), "bf16", "fp16", or "auto", the default of `tcw_sample.py --input`.
-    Raises `InputError` for a missing device or an unknown precision.
+    `precision`: "fp32" (exact), "bf16", "fp16", or "auto", the default of `tcw_sample.py --input`. `tile`, `self_ensemble`,
+    `backend` and `compile` are its flags of these names. The attributes `precision` and `backend` are the ones in use, never
+    "auto". Raises `InputError` for a missing device, an unknown value, or a backend that cannot run the network.
     """
 
-    def __init__(self, net: nn.Module, scale: int, device: str | torch.device = "auto", precision: str = "fp32"):
+    def __init__(
+        self,
+        net: nn.Module,
+        scale: int,
+        device: torch.device | str = "auto",
+        precision: str = "fp32",
+        *,
+        tile: int | str = "auto",
+        self_ensemble: bool = False,
+        backend: str = "torch",
+        compile: bool = False,
+    ):
         if precision not in (*PRECISIONS, "auto"):
             raise InputError(f"there is no precision {precision!r}: use {', '.join(PRECISIONS)} or auto")
-        place = pick_device(str(device))
-        self._upscale = NetworkUpscaler(net, scale, place, resolve_precision(precision, place), protocol="rounded")
+        if backend not in BACKENDS:
+            raise InputError(f"there is no backend {backend!r}: use {', '.join(BACKENDS[:-1])} or auto")
+        place = pick_backend_device(str(device), backend)
+        with error_context("tile"):
+            tile = check_tile(tile)
+        resolved = resolve_precision(precision, place, backend)
+        how: dict[str, Any] = {"tile": tile, "self_ensemble": self_ensemble, "backend": backend, "compile": compile}
+        try:
+            self._upscale = NetworkUpscaler(net, scale, place, resolved, protocol="rounded", **how)
+        except InputError as error:
+            raise _without_flags(error) from None
         self.net, self.scale = self._upscale.net, scale
+        self.precision, self.backend = self._upscale.precision, self._upscale.backend
+        self._create = partial(type(self), scale=scale, device=str(device), precision=precision, **how)
+
+    def __reduce__(self) -> tuple:
+        """Pickled and copied as its network and parameters; a backend is started anew."""
+        return self._create, (self.net,)
 
     def upscale(self, image: Kind) -> Kind:
         """Upscales an array HxW, HxWx2, HxWx3 or HxWx4 or a Pillow image, and returns the same type.
@@ -87,15 +116,32 @@ def load(
     model: str = "cfsrcnn",
     device: str | torch.device = "auto",
     precision: str = "fp32",
+    *,
+    group: int = 1,
+    tile: int | str = "auto",
+    self_ensemble: bool = False,
+    backend: str = "torch",
+    compile: bool = False,
 ) -> SRModel:
     """The network in a weight file, ready to use: `load("checkpoint/x2/cfsrcnn_x2.pth").upscale(image)`.
 
     `scale`: 2, 3 or 4; may be omitted for a CFSRCNN of one scale. `model`: the network, `model/MODEL.py`. `device`: "auto",
-    "cpu", "cuda", "mps" or a `torch.device`. `precision`: "fp32", "bf16", "fp16" or "auto", see `SRModel`. Raises `InputError`,
-    which says what is wrong, if they do not fit together.
+    "cpu", "cuda", "mps" or a `torch.device`. `precision`: "fp32", "bf16", "fp16" or "auto". `group`: groups of the
+    convolutions. `tile`: tile size in LR pixels from 16 on, "auto" or "off". `self_ensemble`: the mean of the 8 dihedral
+    transforms. `backend`: "torch", "openvino", "onnxruntime" or "auto". `compile`: TorchInductor. Results are those of
+    `tcw_sample.py --input` with the flags of these names. Raises `InputError`, which says what is wrong, if they do not fit
+    together.
     """
     try:
         scale = scale or infer_scale(path)
-        return SRModel(load_model(path, model, scale), scale, device, precision)
+        net = load_model(path, model, scale, group)
     except InputError as error:
-        raise InputError(FLAGS.sub("", str(error))) from None
+        raise _without_flags(error) from None
+    return SRModel(
+        net, scale, device, precision, tile=tile, self_ensemble=self_ensemble, backend=backend, compile=compile
+    )
+
+
+def _without_flags(error: InputError) -> InputError:
+    """The error of a command in the words of a function: parameters instead of flags."""
+    return InputError(FLAGS.sub("", str(error)))

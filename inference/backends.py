@@ -6,6 +6,7 @@ For the last two the network is exported to ONNX (`model/export.py`). Wrappers h
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,9 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.device import check_precision, compile_module, import_optional, is_installed, preferred_precision
+from common.device import (
+    check_precision,
+    compile_module,
+    import_optional,
+    is_installed,
+    pick_device,
+    preferred_precision,
+)
 from common.errors import InputError, summarize_exception
-from model.export import to_onnx
+from inference.graph_cache import cached_onnx
 
 Run = Callable[..., tuple[Tensor, ...]]  # float32 NxCxHxW in and out
 FP32_MAX = torch.finfo(torch.float32).max  # clamping to it changes only infinity
@@ -33,7 +41,7 @@ class BackendModel(nn.Module):
         self._load(net, scale, load)
 
     def _load(self, net: nn.Module, scale: int, load: Callable[[bytes], Run]) -> None:
-        self._forward = load(to_onnx(net, scale))
+        self._forward = load(cached_onnx(net, scale))
 
     def forward(self, lr: Tensor, scale: int) -> Tensor:
         return self._forward(lr)[0]
@@ -43,7 +51,7 @@ class TwoStageBackendModel(BackendModel):
     """The same for a network with the stages `extract` and `refine`."""
 
     def _load(self, net: nn.Module, scale: int, load: Callable[[bytes], Run]) -> None:
-        self._extract, self._refine = (load(to_onnx(net, scale, stage)) for stage in ("extract", "refine"))
+        self._extract, self._refine = (load(cached_onnx(net, scale, stage)) for stage in ("extract", "refine"))
 
     def forward(self, lr: Tensor, scale: int) -> Tensor:
         deep, first = self.extract(lr)
@@ -79,6 +87,11 @@ def usable_backends(device: torch.device, precision: str) -> list[str]:
     return [name for name, each in runtimes if precision in each.precisions and is_installed(*each.packages)] + [
         "torch"
     ]
+
+
+def pick_backend_device(name: str, backend: str) -> torch.device:
+    """`pick_device`, but "auto" is the CPU for a backend that runs on nothing else."""
+    return pick_device("cpu" if name == "auto" and backend in RUNTIMES else name)
 
 
 def resolve_precision(name: str, device: torch.device, backend: str = "torch", measured: bool = False) -> str:
@@ -186,10 +199,12 @@ def openvino_requests(graph: bytes, precision: str, **settings: object) -> Calla
 
 def _load_openvino(graph: bytes, precision: str) -> Run:
     request = openvino_requests(graph, precision)
+    lock = threading.Lock()  # threads may share the network, while a request runs once at a time
 
     def run(*maps: Tensor) -> tuple[Tensor, ...]:
         arrays = [each.permute(0, 2, 3, 1).contiguous().numpy() for each in maps]
-        results = request(*(each.shape for each in arrays)).infer(arrays, share_inputs=True)
+        with lock:
+            results = request(*(each.shape for each in arrays)).infer(arrays, share_inputs=True)
         return tuple(torch.from_numpy(each).permute(0, 3, 1, 2) for each in results.to_tuple())
 
     return run

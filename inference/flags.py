@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from common.cli import CliParser, bounded
+from common.errors import InputError
 from dataset.image_writer import FORMATS
 from inference.upscale_images import OutputOptions
 
@@ -47,10 +48,18 @@ def output_options(args: argparse.Namespace) -> OutputOptions:
 
 def tile_size(text: str) -> int | str:
     """--tile: "auto", "off" or a number of LR pixels from 16 on."""
-    if text in ("auto", "off"):
-        return text
-    if not text.isdigit() or int(text) < 16:
-        raise argparse.ArgumentTypeError(f"{text} is not auto, off or a whole number from 16 on")
+    try:
+        return check_tile(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def check_tile(tile: int | str) -> int | str:
+    """`tile` as `NetworkUpscaler` takes it. Raises `InputError` unless it is "auto", "off" or a whole number from 16 on."""
+    if tile in ("auto", "off"):
+        return tile
+    if not (text := str(tile)).isdecimal() or int(text) < 16:
+        raise InputError(f"{text} is not auto, off or a whole number from 16 on")
     return int(text)
 
 

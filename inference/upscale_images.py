@@ -99,7 +99,7 @@ def upscale_images(
                     raise source
                 with error_context(file):
                     output = upscale_file(source, upscale, options)
-                    lost = _losses(source) + output.fit(out.suffix[1:])
+                    lost = _losses(source, options.keep_metadata) + output.fit(out.suffix[1:])
                 summary.lost.update(set(lost))
                 writer(write, file, out, output)
                 pixels += sum(frame.shape[0] * frame.shape[1] for frame in output.frames)
@@ -233,12 +233,13 @@ def _plan(inputs: list[tuple[Path, Path]], folder: Path, scale: int, format: str
     return list(jobs.values())
 
 
-def _losses(source: DecodedFile) -> list[str]:
+def _losses(source: DecodedFile, keep_metadata: bool) -> list[str]:
     """What the decoder dropped or converted, of what a user would expect to find in the output."""
     words = {kind: f"{kind} converted to sRGB" for kind in ("CMYK", "LAB", "YCbCr")}
     words["CMYK by its profile"] = "CMYK converted to sRGB by its profile"
     converted = [words[each.converted] for each in source.frames if each.converted in words]
-    return converted + [f"{each.dropped} left out" for each in source.frames if each.dropped]
+    dropped = [each.dropped for each in source.frames] + [source.metadata.dropped] * keep_metadata
+    return converted + [f"{what} left out" for what in dropped if what]
 
 
 def _try_to_read(file: Path) -> DecodedFile | InputError:

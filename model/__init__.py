@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import pkgutil
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 from traceback import extract_tb
 
@@ -13,12 +15,12 @@ from torch import Tensor, nn
 
 from common.errors import InputError, summarize_exception
 
-NOT_MODELS = {"ops", "key_mapping", "checkpoint", "export", "init", "esa"}
+NEEDS = "a model needs Net(scale=, multi_scale=, group=)"
 
 
 def model_names() -> list[str]:
-    """The network names that `--model` accepts, in alphabetical order."""
-    return sorted({module.name for module in pkgutil.iter_modules(__path__)} - NOT_MODELS)
+    """The network names that `--model` accepts, in alphabetical order. Imports none, so one that fails hides no other."""
+    return sorted(name for name in _module_names() if _defines_net(name))
 
 
 def model_file(name: str) -> Path:
@@ -28,14 +30,18 @@ def model_file(name: str) -> Path:
 
 def get_model_class(name: str) -> type[nn.Module]:
     """The class `Net` of `model/NAME.py`. Raises `InputError` if there is none."""
-    if name not in model_names():
-        raise InputError(f"there is no model {name!r}: --model takes {', '.join(model_names())} (a file model/NAME.py)")
+    names = model_names()
+    if name not in names:
+        why = f"--model takes {', '.join(names)} (a file model/NAME.py)"
+        if name in _module_names():
+            why = f"model/{name}.py has no class Net: {NEEDS}"
+        raise InputError(f"there is no model {name!r}: {why}")
     try:
         module = importlib.import_module(f"model.{name}")
     except Exception as error:  # third-party code may fail in any way
         raise InputError(f"model/{name}.py cannot be imported ({describe_failure(name, error)})") from None
     if not hasattr(module, "Net"):
-        raise InputError(f"model/{name}.py has no class Net: a model needs Net(scale=, multi_scale=, group=)")
+        raise InputError(f"model/{name}.py has no class Net: {NEEDS}")
     return module.Net
 
 
@@ -66,6 +72,23 @@ def describe_failure(name: str, error: Exception) -> str:
     return f"{type(error).__name__}: {summarize_exception(error)[:200]}{where}"
 
 
+def _module_names() -> set[str]:
+    return {module.name for module in pkgutil.iter_modules(__path__)}
+
+
+def _defines_net(name: str) -> bool:
+    """Whether the source of `model/NAME.py` binds the name `Net`. True if it cannot be parsed: importing it says why."""
+    spec = PathFinder.find_spec(name, __path__)
+    try:
+        nodes = list(ast.walk(ast.parse(Path(spec.origin if spec and spec.origin else "").read_bytes())))
+    except (OSError, SyntaxError, ValueError):
+        return True
+    defined = {node.name for node in nodes if isinstance(node, ast.ClassDef)}
+    defined |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    defined |= {node.asname or node.name for node in nodes if isinstance(node, ast.alias)}
+    return not defined.isdisjoint({"Net", "*"})  # all names of another module may be among them
+
+
 def _accept_scale(net: nn.Module) -> nn.Module:
     """`net`; if its `forward` takes no scale, of a subclass whose `forward` ignores it, so that copies of `net` do, too."""
     kind = type(net)
@@ -80,5 +103,11 @@ def _accept_scale(net: nn.Module) -> nn.Module:
     def forward(self: nn.Module, x: Tensor, scale: int | None = None) -> Tensor:
         return kind.forward(self, x)
 
-    net.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+    def reduce(self: nn.Module, protocol: int) -> tuple:  # the subclass cannot be imported, `kind` can
+        plain = kind.__new__(kind)
+        plain.__dict__.update(self.__dict__)
+        return _accept_scale, (plain,)
+
+    methods = {"forward": forward, "__reduce_ex__": reduce, "__module__": kind.__module__}
+    net.__class__ = type(kind.__name__, (kind,), methods)
     return net

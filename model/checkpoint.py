@@ -8,11 +8,13 @@ Command line: `python -m model.checkpoint show FILE`, and `convert IN OUT --form
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import re
 import sys
 import warnings
 import zipfile
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,18 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from common import SCALES
 from common.cli import CliParser
-from common.errors import InputError, run_cli, searched_in, summarize_exception, translate_access_errors
+from common.errors import (
+    InputError,
+    escape_unprintable,
+    run_cli,
+    searched_in,
+    summarize_exception,
+    translate_access_errors,
+)
 from common.files import DeferredErrorFile, atomic_write, ensure_not_input
-from model import create_model, get_model_class
+from model import create_model, get_model_class, model_names
 from model.key_mapping import StateDict, inspect_state_dict, to_authors, to_native
 
 UNWRAP_KEYS = (  # the best weights first: a file may hold EMA weights beside the others
@@ -160,6 +170,11 @@ def safe_torch_load(path: Path) -> Any:
         raise
 
 
+def hash_file(path: Path) -> str:
+    """SHA-256 of a weight file in hexadecimal digits, as the model cards have it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def infer_scale(path: Path | str) -> int:
     """The scale of a CFSRCNN checkpoint. Raises `InputError` if it supports several or is of another network."""
     info = inspect_state_dict(read_state_dict(path))
@@ -292,6 +307,47 @@ def _check_finite(state: StateDict, path: Path | str) -> None:
             raise InputError(f"{path} is damaged: {name} has values that are not finite")
 
 
+def _describe(path: Path, state: StateDict) -> str:
+    """What a weight file holds, for people. Raises `InputError` if it fits none of the networks in `model/`."""
+    info = inspect_state_dict(state)
+    if info is not None:
+        model, scales, title = "cfsrcnn", info.scales, str(info)
+        net = create_model(model, scales[0], info.multi_scale)
+    else:
+        model, net, scales = _identify(path, state)
+        title = f"a checkpoint of {model}"
+    trainable = {name for name, value in net.named_parameters() if value.requires_grad}
+    counts = Counter({True: 0, False: 0})
+    for name, value in to_native(state).items():
+        counts[name in trainable] += value.numel()
+    kind = "safetensors" if path.suffix.lower() == ".safetensors" else "PyTorch" + " zip" * zipfile.is_zipfile(path)
+    types = ", ".join(sorted({str(value.dtype).removeprefix("torch.") for value in state.values()}))
+    lines = [
+        f"{path} is {title}",
+        f"  model       {model}",
+        f"  scale       {', '.join(map(str, scales))}",
+        f"  parameters  {counts[True]:,} trainable" + f", {counts[False]:,} fixed" * bool(counts[False]),
+        f"  file        {kind}, {types}, {path.stat().st_size / 1e6:.1f} MB",
+        f"  SHA-256     {hash_file(path)}",
+        f"  tensors     {len(state)}",
+    ]
+    width = max(map(len, state))
+    lines += [f"    {name:{width}}  {'x'.join(map(str, value.shape)) or 'scalar'}" for name, value in state.items()]
+    return "\n".join(map(escape_unprintable, lines))
+
+
+def _identify(path: Path, state: StateDict) -> tuple[str, nn.Module, tuple[int, ...]]:
+    """The network of `model/` whose tensors are those of `state`: its name, the network, the scale. `InputError` if none."""
+    for model in model_names():
+        for scale in SCALES:
+            with suppress(InputError):  # a network need not know each scale
+                net = create_model(model, scale)
+                if _shapes(net.state_dict()) == _shapes(state):
+                    return model, net, (scale,)
+    first = next(iter(state))
+    raise InputError(f"{path} is no CFSRCNN checkpoint, nor of any network in model/: its first tensor is {first}")
+
+
 def main() -> None:
     parser = CliParser(prog="python -m model.checkpoint", description="Weight files of CFSRCNN.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -304,12 +360,12 @@ def main() -> None:
     args = parser.parse_args()
 
     state = read_state_dict(args.input)
+    if args.command == "show":
+        print(_describe(args.input, state))
+        return
     info = inspect_state_dict(state)
     if info is None:
         raise InputError(f"{args.input} is no CFSRCNN checkpoint: its first tensor is {next(iter(state))}")
-    if args.command == "show":
-        print(f"{args.input} is {info}: {sum(value.numel() for value in state.values()):,} values")
-        return
     ensure_not_input(args.output, [args.input])
     save_state_dict(to_authors(state) if args.format == "authors" else to_native(state), args.output)
     print(f"wrote {args.output} ({args.format} format, {', '.join(f'x{scale}' for scale in info.scales)})")

@@ -1,11 +1,12 @@
 """Exports a network to ONNX with dynamic image sizes. Runs no graph itself.
 
-Command line: `python -m model.export CKPT OUT.onnx [--scale 2|3|4]`. The graph has the input `lr`, float32 Nx3xHxW, RGB in
-[0, 1], and the output `sr`, float32 Nx3x(scale*H)x(scale*W), about [0, 1], not clamped.
+Command line: `python -m model.export --ckpt_path FILE --out FILE.onnx`. The graph has the input `lr`, float32 Nx3xHxW, RGB in
+[0, 1], and the output `sr`, float32 Nx3x(scale*H)x(scale*W), about [0, 1], not clamped. Its metadata says so too (`describe`).
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
 import warnings
 from pathlib import Path
@@ -22,9 +23,10 @@ from common.device import import_optional
 from common.errors import InputError, run_cli, summarize_exception
 from common.files import atomic_write
 from model.cfsrcnn import CU, FEB
-from model.checkpoint import infer_scale, load_model
+from model.checkpoint import hash_file, infer_scale, load_model
 
 STAGES = {"forward": (["lr"], ["sr"]), "extract": (["lr"], ["deep", "first"]), "refine": (["deep", "first"], ["sr"])}
+LICENSE = "code: MIT; weights: as their author says (those of checkpoint/: MIT)"
 
 
 class _Stage(nn.Module):
@@ -58,11 +60,12 @@ class _SplitConcatFEB(nn.Module):
         return relu(conv2d(previous, self.of_previous) + conv2d(rectified, self.of_feu)), rectified, feu_sum + feu
 
 
-def to_onnx(net: nn.Module, scale: int, stage: str = "forward") -> bytes:
+def to_onnx(net: nn.Module, scale: int, stage: str = "forward", metadata: dict[str, str] | None = None) -> bytes:
     """One of the `STAGES` of `net` at `scale` as a serialized ONNX model with dynamic batch size, height and width.
 
-    `net` is not modified. Raises `InputError` if the exporter's packages are missing, if they cannot express the network,
-    or if its graph would depend on the size of the image.
+    `metadata`: name -> text, stored in the model beside its producer and `opset`. `net` is not modified. Raises `InputError` if
+    the exporter's packages are missing, if they cannot express the network, or if its graph would depend on the size of the
+    image.
     """
     for package in ("onnx", "onnxscript"):
         import_optional(package, "the export to ONNX")
@@ -91,7 +94,26 @@ def to_onnx(net: nn.Module, scale: int, stage: str = "forward") -> bytes:
     sizes_out = [dim for out in program.model_proto.graph.output for dim in out.type.tensor_type.shape.dim[2:]]
     if not all(dim.dim_param for dim in sizes_out):
         raise InputError("this network cannot become an ONNX graph for images of any size (its output has a fixed one)")
-    return _strip_metadata(program.model_proto).SerializeToString()
+    model = _strip_metadata(program.model_proto)
+    model.producer_name, model.producer_version = "CFSRCNN in PyTorch", f"PyTorch {torch.__version__}"
+    opset = next(each.version for each in model.opset_import if not each.domain)
+    for name, text in ({"opset": str(opset)} | (metadata or {})).items():
+        model.metadata_props.add(key=name, value=text)
+    return model.SerializeToString()
+
+
+def describe(path: Path, model: str, scale: int) -> dict[str, str]:
+    """The metadata of an exported weight file: which network and weights it has, what goes in and what comes out."""
+    return {
+        "model": model,
+        "scale": str(scale),
+        "weights": path.name,
+        "weights_sha256": hash_file(path),
+        "layout": "NCHW, float32, RGB",
+        "input_range": "[0, 1]",
+        "output_range": "about [0, 1], not clamped",
+        "model_license": LICENSE,
+    }
 
 
 def _split_concat_convs(net: nn.Module) -> nn.Module:
@@ -116,18 +138,31 @@ def _strip_metadata(model: Any) -> Any:
     return model
 
 
-def main() -> None:
-    parser = CliParser(prog="python -m model.export", description="Export a network to ONNX.")
-    parser.add_argument("ckpt", type=Path, help="weights, .pth or .safetensors")
-    parser.add_argument("out", type=Path, help="ONNX file to write")
+def parse_flags() -> argparse.Namespace:
+    """The flags of the command line. `InputError` unless a weight file and an output file are given."""
+    example = "python -m model.export --ckpt_path checkpoint/x2/cfsrcnn_x2.pth --out cfsrcnn_x2.onnx"
+    parser = CliParser(prog="python -m model.export", description="Export a network to ONNX.", example=example)
+    parser.add_argument("files", nargs="*", type=Path, help=argparse.SUPPRESS)  # as before there were flags: CKPT OUT
+    parser.add_argument("--ckpt_path", type=Path, help="weights, .pth or .safetensors")
+    parser.add_argument("--out", type=Path, help="ONNX file to write")
     parser.add_argument("--scale", type=int, choices=SCALES, help="needed if the weights support several")
     parser.add_argument("--model", default="cfsrcnn", help="a file model/NAME.py with a class Net")
     parser.add_argument("--group", type=int, default=1, help="groups of the convolutions (cfsrcnn: 1)")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
+    files = [*args.files, *(file for file in (args.ckpt_path, args.out) if file)]
+    if len(files) != 2 or len(args.files) == 1:
+        raise InputError("needs two files: --ckpt_path FILE --out FILE.onnx")
+    args.ckpt_path, args.out = files
     if args.out.suffix != ".onnx":
         raise InputError(f"{args.out} does not end with .onnx: choose a name that does")
-    scale = args.scale or infer_scale(args.ckpt)
-    graph = to_onnx(load_model(args.ckpt, args.model, scale, args.group), scale)
+    return args
+
+
+def main() -> None:
+    args = parse_flags()
+    scale = args.scale or infer_scale(args.ckpt_path)
+    net = load_model(args.ckpt_path, args.model, scale, args.group)
+    graph = to_onnx(net, scale, metadata=describe(args.ckpt_path, args.model, scale))
     with atomic_write(args.out) as temporary:
         temporary.write_bytes(graph)
     print(f"wrote {args.out} (x{scale}, {len(graph) / 1e6:.1f} MB)")

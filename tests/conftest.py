@@ -351,3 +351,11 @@ def ctrl_c() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def graph_cache_folder(tmp_path_factory):
+    """Exporting takes seconds: the same network's graphs are made once for all tests, and the user's are not touched."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CFSRCNN_CACHE", str(tmp_path_factory.mktemp("graphs")))
+        yield

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
 import subprocess
 import sys
 import warnings
@@ -10,12 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from conftest import COLOR, GRAY, ROOT
+from conftest import COLOR, GRAY, ROOT, sample_image
 from PIL import Image
 
+from common.device import is_installed
 from common.errors import InputError
 from dataset.imresize import imresize
 from inference import load
+from inference.backends import RUNTIMES
 from inference.upscaler import NetworkUpscaler
 from model.checkpoint import load_model, save_state_dict
 
@@ -39,6 +44,30 @@ def test_it_is_what_the_command_writes(net, checkpoint, command, tmp_path):
     flags = ["--scale", 2, "--ckpt_path", checkpoint, "--input", tmp_path / "a.png", "--sample_dir", tmp_path]
     assert command("tcw_sample.py", *flags, "--device", "cpu", "--precision", "fp32").code == 0
     assert np.array_equal(net.upscale(ARRAYS["RGBA"]), np.asarray(Image.open(tmp_path / "a_x2.png")))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tile": 16, "precision": "bf16"},
+        {"self_ensemble": True},
+        {"backend": "onnxruntime", "tile": 16},
+        {"backend": "openvino", "precision": "auto"},
+        {"backend": "auto"},
+    ],
+)
+def test_every_choice_of_the_command_gives_its_image(checkpoint, command, options, tmp_path):
+    if not is_installed(*RUNTIMES["onnxruntime"].packages, *RUNTIMES["openvino"].packages) and "backend" in options:
+        pytest.skip("no runtimes: pip install -r requirements-backends.txt")
+    image = np.tile(COLOR, (2, 2, 1))
+    Image.fromarray(image).save(tmp_path / "a.png")
+    flags = ["--scale", 2, "--ckpt_path", checkpoint, "--input", tmp_path / "a.png", "--sample_dir", tmp_path]
+    for name, value in ({"device": "cpu", "precision": "fp32"} | options).items():
+        flags += [f"--{name}"] if value is True else [f"--{name}", value]
+    outcome = command("tcw_sample.py", *flags)
+    net = load(checkpoint, **({"device": "cpu"} | options))
+    assert f"({net.precision}, {net.backend})" in outcome.out and net.backend != "auto"
+    assert np.array_equal(net.upscale(image), np.asarray(Image.open(tmp_path / "a_x2.png")))
 
 
 @pytest.mark.parametrize("mode", ARRAYS)
@@ -140,6 +169,12 @@ def test_what_does_not_fit_is_refused(checkpoint):
         ({"scale": 3}, "not for scale 3: use scale 2 or another file"),
         ({"scale": 2, "model": "rlfn"}, "does not fit model rlfn scale 2"),
         ({"model": "nothere"}, "there is no model 'nothere': model takes "),
+        ({"group": 4}, "cfsrcnn has no grouped convolutions: group 4 must be 1"),
+        ({"tile": 15}, "tile: 15 is not auto, off or a whole number from 16 on"),
+        ({"tile": 20.5}, "tile: 20.5 is not auto, off or a whole number from 16 on"),
+        ({"backend": "tensorrt"}, "there is no backend 'tensorrt': use torch, openvino, onnxruntime or auto"),
+        ({"backend": "onnxruntime", "precision": "bf16"}, "backend onnxruntime supports precision fp32, not bf16"),
+        ({"backend": "openvino", "compile": True}, "compile needs backend torch: leave out compile, or backend openv"),
         ({"device": "cuda"}, "there is no device 'cuda': PyTorch finds no CUDA GPU here; use cpu or auto"),
     ],
 )
@@ -182,3 +217,36 @@ def test_threads_share_a_model_and_the_process_stays_as_it_was(net, image_folder
         made = list(pool.map(net.upscale, images * 2))
     assert all(np.array_equal(one, other) for one, other in zip(made, expected * 2, strict=True))
     assert state() == before
+
+
+def saved(thing):
+    """`thing` after `torch.save` and `torch.load`."""
+    file = io.BytesIO()
+    torch.save(thing, file)
+    return torch.load(io.BytesIO(file.getvalue()), weights_only=False)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing)), saved])
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
+def test_a_model_and_its_network_can_be_copied_and_saved(checkpoint, again, backend):
+    if not is_installed(*RUNTIMES["onnxruntime"].packages):
+        pytest.skip("no onnxruntime: pip install -r requirements-backends.txt")
+    net = load(checkpoint, device="cpu", tile=16, backend=backend)
+    copied, image = again(net), np.tile(COLOR, (2, 2, 1))
+    assert (copied.scale, copied.precision, copied.backend) == (2, "fp32", backend) and copied.net is not net.net
+    assert np.array_equal(copied.upscale(image), net.upscale(image))
+    lr = torch.rand(1, 3, 6, 7)
+    with torch.inference_mode():
+        assert torch.equal(again(net.net)(lr, 2), net.net(lr, 2))
+
+
+@pytest.mark.parametrize("backend", RUNTIMES)
+def test_threads_share_a_model_of_a_runtime(checkpoint, backend):
+    if not is_installed(*RUNTIMES[backend].packages):
+        pytest.skip(f"no {backend}: pip install -r requirements-backends.txt")
+    net, image = load(checkpoint, backend=backend), sample_image("astronaut.png", 60, 60)
+    images = [np.roll(image, number, 1) for number in range(8)]
+    expected = [net.upscale(image) for image in images]
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(net.upscale, images * 2))
+    assert all(np.array_equal(one, other) for one, other in zip(made, expected * 2, strict=True))

@@ -20,25 +20,10 @@ from inference import backends
 from inference.backends import RUNTIMES, start_backend, usable_backends
 from inference.upscaler import NetworkUpscaler
 from model.checkpoint import save_state_dict
-from model.export import to_onnx
 
 CPU = torch.device("cpu")
-GRAPHS: dict[tuple, bytes] = {}
 
-pytestmark = pytest.mark.usefixtures("one_thread", "graphs_made_once")
-
-
-@pytest.fixture
-def graphs_made_once(monkeypatch):
-    """Exporting takes seconds: the same network's graphs are made once for all tests."""
-
-    def cached(net: nn.Module, scale: int, stage: str = "forward") -> bytes:
-        key = scale, stage, *(float(weight.detach().double().square().sum()) for weight in net.parameters())
-        if key not in GRAPHS:
-            GRAPHS[key] = to_onnx(net, scale, stage)
-        return GRAPHS[key]
-
-    monkeypatch.setattr(backends, "to_onnx", cached)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(params=RUNTIMES)

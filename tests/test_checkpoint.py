@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from safetensors.torch import load_file, save_file
 
 from common.errors import InputError
+from model import create_model
 from model.cfsrcnn import CFSRCNN
 from model.checkpoint import load_compatible_weights, load_model, read_state_dict, save_state_dict
 from model.key_mapping import inspect_state_dict, to_authors, to_native
@@ -78,6 +81,41 @@ def test_the_authors_order_comes_back_even_from_a_file_that_sorts_its_names(comm
 def test_show_says_what_a_file_holds(command, authors, tmp_path, kind, description):
     outcome = command("-m", "model.checkpoint", "show", write(authors(kind), tmp_path / "w.pth"))
     assert outcome.code == 0 and f"{description} checkpoint in the authors' format" in outcome.out
+
+
+@pytest.mark.parametrize(("scale", "parameters"), [(2, "1,310,336"), (3, "1,494,976"), (4, "1,458,048")])
+def test_show_lists_what_a_user_asks_for(command, scale, parameters):
+    """The number of parameters is the paper's: without the mean shifts, which are fixed."""
+    file = ROOT / f"checkpoint/x{scale}/cfsrcnn_x{scale}.pth"
+    outcome = command("-m", "model.checkpoint", "show", file)
+    state, size = read_state_dict(file), file.stat().st_size / 1e6
+    assert outcome.code == 0 and outcome.out.splitlines()[:7] == [
+        f"{file} is an x{scale} CFSRCNN checkpoint in native format",
+        "  model       cfsrcnn",
+        f"  scale       {scale}",
+        f"  parameters  {parameters} trainable, 24 fixed",
+        f"  file        PyTorch zip, float32, {size:.1f} MB",
+        f"  SHA-256     {hashlib.sha256(file.read_bytes()).hexdigest()}",
+        f"  tensors     {len(state)}",
+    ]
+    tensors = dict(line.split() for line in outcome.out.splitlines()[7:])
+    assert tensors == {name: "x".join(map(str, value.shape)) for name, value in state.items()}
+
+
+def test_show_knows_multi_scale_files_and_those_of_other_networks(command, authors, tmp_path):
+    shown = command("-m", "model.checkpoint", "show", write(authors("multi"), tmp_path / "w.safetensors")).out
+    assert "  scale       2, 3, 4\n" in shown and "  file        safetensors, float32, " in shown
+    assert "\n    upsample.up2.body.0.weight  " in shown
+    state = {name: value.half() for name, value in create_model("bsrn", 3).state_dict().items()}
+    shown = command("-m", "model.checkpoint", "show", write(state, tmp_path / "w.pth")).out
+    assert "w.pth is a checkpoint of bsrn\n  model       bsrn\n  scale       3\n" in shown
+    assert "  parameters  340,283 trainable\n  file        PyTorch zip, float16, " in shown
+
+
+def test_show_escapes_what_a_terminal_would_execute(command, authors, tmp_path):
+    state = authors("x2") | {"a\x1b[2J\nb": torch.zeros(())}
+    shown = command("-m", "model.checkpoint", "show", write(state, tmp_path / "w.pth")).out
+    assert "    a\\x1b[2J\\nb" in shown and "\x1b" not in shown
 
 
 # --- loading --------------------------------------------------------------------------------------------------------

@@ -69,3 +69,33 @@ def test_a_user_may_import_modules_of_our_names_later(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_network_can_be_copied_and_saved_where_its_modules_cannot_be_imported(tmp_path):
+    """Also within another module, and with what its owner changed; to be read by another process."""
+    (tmp_path / "model.py").write_text("mine = 1")
+    (tmp_path / "save.py").write_text(
+        "import copy, torch\n"
+        f"net = torch.hub.load({str(ROOT)!r}, 'cfsrcnn', scale=2, source='local').double()\n"
+        "net.frb.conv.requires_grad_(False)\n"
+        "net.frb.feus[1] = net.frb.feus[0]\n"
+        "lr = torch.rand(1, 3, 4, 5, dtype=torch.float64)\n"
+        "copied = copy.deepcopy(net)\n"
+        "assert type(copied) is type(net) and copied.frb.conv.weight is not net.frb.conv.weight\n"
+        "assert torch.equal(copied(lr), net(lr))\n"
+        f"import sys; sys.modules.pop('model', None); sys.path.insert(0, {str(ROOT)!r}); import model.ops\n"
+        "torch.save([torch.nn.Sequential(copied, torch.nn.Sigmoid()), lr, net(lr).sigmoid()], 'net.pt')\n"
+    )
+    (tmp_path / "load.py").write_text(
+        "import io, pickle, torch\n"
+        "net, lr, expected = torch.load('net.pt', weights_only=False)\n"
+        "from model import mine\n"
+        "for net in net, pickle.loads(pickle.dumps(net)):\n"
+        "    assert torch.allclose(net(lr), expected) and not net[0].training\n"
+        "    frb = net[0].frb\n"
+        "    assert not frb.conv.weight.requires_grad and frb.feus[0].weight.requires_grad\n"
+        "    assert frb.feus[0] is frb.feus[1]\n"
+    )
+    for script in ("save.py", "load.py"):
+        done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr

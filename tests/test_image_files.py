@@ -344,3 +344,21 @@ def test_what_programs_write_on_the_axes_of_a_tiff_is_left_out(upscaled, tmp_pat
         warnings.simplefilter("error")
         assert made.asarray().shape == tuple(2 * side for side in pixels.shape)
         assert made.pages[0].description == how.get("description", "")
+    assert "left out" not in upscaled.out
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"imagej": True, "metadata": {"unit": "um", "spacing": 0.3}},
+        {"ome": True, "metadata": {"axes": "YX", "PhysicalSizeX": 0.2, "PhysicalSizeXUnit": "\u00b5m"}},
+    ],
+)
+@pytest.mark.parametrize("pixels", [COLOR[:, :, 0], DEEP[:, :, :3].astype(np.uint16)], ids=["8-bit", "16-bit"])
+def test_a_pixel_size_that_is_left_out_is_reported(upscaled, tmp_path, pixels, how):
+    pixels = pixels[:, :, 0] if pixels.ndim == 3 and "ome" in how else pixels
+    tifffile.imwrite(tmp_path / "a.tif", pixels, resolution=(5, 5), **how)
+    upscaled(tmp_path / "a.tif")
+    assert "1 image: the pixel size of ImageJ or OME left out" in upscaled.out
+    upscaled(tmp_path / "a.tif", "--strip_metadata")
+    assert "left out" not in upscaled.out

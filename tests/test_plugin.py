@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import re
 import shutil
 from pathlib import Path
@@ -149,6 +151,27 @@ def test_a_file_without_net_says_what_a_model_needs(plug_in, expect_error, tmp_p
     expect_error("model/hollow.py has no class Net: a model needs Net(scale=, multi_scale=, group=)", *argv)
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "class Net: pass",
+        "from torch import nn as Net",
+        "from torch.nn import *",
+        "A = Net = int",
+        "if 1:\n Net: type = int",
+    ],
+)
+def test_any_file_that_has_a_net_is_a_model(plug_in, source):
+    plug_in("guest", source)
+    assert model.model_names() == ["bsrn", "cfsrcnn", "guest", "rlfn"]
+
+
+def test_files_with_faults_are_listed_and_those_without_net_are_not(plug_in):
+    plug_in("broken", "class Net(:")
+    plug_in("hollow", '"""Helpers of a class Net."""\nprint(Net)')
+    assert model.model_names() == ["broken", "bsrn", "cfsrcnn", "rlfn"]
+
+
 def test_a_net_with_other_arguments_is_one_line(plug_in, expect_error, tmp_path):
     plug_in("other", "class Net:\n    def __init__(self, upscale): pass\n")
     argv = ["train.py", "--model", "other", "--ckpt_dir", tmp_path]
@@ -262,3 +285,11 @@ def test_a_forward_without_a_scale_is_accepted(plug_in, train, command, image_fo
     )
     one, other = (read_state_dict(tmp_path / folder / "guest_3.pth") for folder in ("run", "with_scale"))
     assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_a_network_whose_forward_takes_no_scale_can_be_copied_and_saved(plug_in):
+    source = GUEST.replace("forward(self, x, scale)", "forward(self, x)").replace('f"x{scale}"', '"x2"')
+    plug_in("guest", source.replace("(x), scale)", "(x), 2)"))
+    net, lr = model.create_model("guest", 2), torch.rand(1, 3, 4, 5)
+    for again in copy.deepcopy(net), pickle.loads(pickle.dumps(net)):
+        assert again.body.weight is not net.body.weight and torch.equal(again(lr, 2), net(lr, 2))

@@ -84,6 +84,17 @@ def test_damaged_and_huge_chunks_are_left_out(upscaled, tmp_path):
     assert read_chunks(tmp_path / "b.png") == kept
 
 
+def test_nothing_is_read_behind_the_end(tmp_path):
+    write_png(tmp_path / "a.png")
+    written, text = (tmp_path / "a.png").read_bytes(), make_chunk(b"tEXt", b"Author\0me")
+    kept = read_chunks(tmp_path / "a.png")
+    (tmp_path / "behind.png").write_bytes(written + text)
+    (tmp_path / "cut.png").write_bytes(written[:-12] + text[:-1])
+    (tmp_path / "other.png").write_bytes(b"no" + written)
+    assert read_chunks(tmp_path / "behind.png") == read_chunks(tmp_path / "cut.png") == kept != ()
+    assert read_chunks(tmp_path / "other.png") == ()
+
+
 def test_of_too_much_exif_the_rest_is_kept_in_a_jpg(upscaled, tmp_path):
     exif = Image.Exif()
     exif[0x010F] = "Camera"
