@@ -69,7 +69,7 @@ def parse_flags(argv: list[str] | None = None) -> TrainConfig:
     recipe.add_argument("--seed", type=seed, help="random seed of initial weights and patches")
 
     data = parser.add_argument_group("data")
-    data.add_argument("--val_data_dir", help="validation set, every --print_interval steps")
+    data.add_argument("--val_data_dir", help="validation set, or none (default: dataset/Set5 if it is there)")
     data.add_argument("--pretrained", help="initial weights, also of another scale")
 
     speed = parser.add_argument_group("speed")

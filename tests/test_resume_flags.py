@@ -10,7 +10,7 @@ SMALL = ["--patch_size", 8, "--batch_size", 1, "--print_interval", 1, "--device"
 
 @pytest.fixture
 def train(command, training_set, tmp_path):
-    where = ["--train_data_path", training_set, "--val_data_dir", tmp_path / "none", "--ckpt_dir", tmp_path / "run"]
+    where = ["--train_data_path", training_set, "--val_data_dir", "none", "--ckpt_dir", tmp_path / "run"]
     return lambda *flags: command("train.py", *where, *SMALL, *flags)
 
 

@@ -64,7 +64,7 @@ def test_a_run_stops_with_the_time_annealed_and_counts_resumed_time(command, mon
         "--ckpt_dir",
         run,
         "--val_data_dir",
-        tmp_path / "none",
+        "none",
         "--device",
         "cpu",
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from model.cfsrcnn import CFSRCNN
@@ -28,15 +26,6 @@ from training.config import TrainConfig
 from training.schedule import learning_rate
 
 SMALL = ["--patch_size", 8, "--batch_size", 2, "--init", "identity", "--device", "cpu", "--print_interval", 5]
-
-
-@pytest.fixture(scope="session")
-def test_set(tmp_path_factory, image_folder):
-    """The same photographs as a test set in the authors' layout."""
-    folder = tmp_path_factory.mktemp("sets")
-    argv = [sys.executable, "-m", "dataset.prepare", "--hr", image_folder, "--name", "Four", "--out", folder]
-    subprocess.run(argv, check=True, cwd=ROOT)
-    return folder / "Four"
 
 
 @pytest.fixture
@@ -175,23 +164,6 @@ def test_host_and_device_preloading_train_the_same_weights(train, tmp_path):
     assert "mapped from the file" in train("host", "--max_steps", 3, "--preload", "host").out
     assert "in memory" in train("device", "--max_steps", 3, "--preload", "device").out
     assert same(weights(tmp_path / "host/cfsrcnn_3.pth"), weights(tmp_path / "device/cfsrcnn_3.pth"))
-
-
-def test_a_missing_test_set_is_reported_once_and_training_goes_on(train, tmp_path):
-    outcome = train("run", "--max_steps", 10, "--val_data_dir", tmp_path / "nowhere")
-    assert outcome.code == 0 and outcome.out.count("training without validation") == 1
-    assert "python -m dataset.prepare" in outcome.out
-    assert "validation" not in log_of(tmp_path / "run")[0]
-
-
-def test_a_test_set_that_cannot_be_measured_is_refused_before_the_first_step(
-    expect_error, training_set, test_set, tmp_path
-):
-    shutil.copytree(test_set, tmp_path / "torn")
-    Image.new("RGB", (8, 8)).save(tmp_path / "torn/x2/0003_SRF_2_LR.png")
-    argv = ["train.py", "--train_data_path", training_set, "--ckpt_dir", tmp_path / "run", *SMALL, "--max_steps", 5]
-    expect_error("0003_SRF_2_LR.png is 8x8, not 1/2", *argv, "--val_data_dir", tmp_path / "torn")
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_gpu_out_of_memory_is_one_line(train, monkeypatch):
@@ -365,14 +337,6 @@ def test_a_device_that_is_not_there_is_named(expect_error, training_set, tmp_pat
     expect_error(
         "--device cuda", "train.py", "--train_data_path", training_set, "--ckpt_dir", tmp_path, "--device", "cuda"
     )
-
-
-def test_scales_that_the_test_set_lacks_are_left_out_of_validation(train, test_set, tmp_path):
-    shutil.copytree(test_set, tmp_path / "part")
-    shutil.rmtree(tmp_path / "part/x3")
-    outcome = train("run", "--max_steps", 1, "--scale", 0, "--val_data_dir", tmp_path / "part")
-    assert outcome.out.count("training without some validation") == 1
-    assert log_of(tmp_path / "run")[0]["validation"].keys() == {"x2", "x4"}
 
 
 def test_a_state_that_is_damaged_is_one_line(expect_error, train, training_set, tmp_path):

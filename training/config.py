@@ -48,7 +48,7 @@ class TrainConfig:
     hard_crops: int = 1  # candidates per crop
     seed: int = 0
     # data
-    val_data_dir: str = "dataset/Set5"
+    val_data_dir: str | None = None  # "none": no validation; None: `DEFAULT_SET`, if it is there
     pretrained: str | None = None
     # speed
     device: str = "auto"
