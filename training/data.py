@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from common.device import available_memory, runs_in_tf32
+from common.device import available_memory
 from common.errors import InputError
 from dataset.hdf5 import TrainingImages, read_hdf5
 from dataset.patches import PatchSampler
 from training.config import TrainConfig
 from training.distributed import DistributedContext
 from training.memory import fits_beside_training
+from training.run_record import describe_precision
 
 
 def load_images(args: TrainConfig, context: DistributedContext, scales: tuple[int, ...]) -> tuple[TrainingImages, str]:
@@ -41,12 +42,11 @@ def start_line(
     place = {"host": "mapped from the file", "device": "on the GPU" if context.device.type == "cuda" else "in memory"}
     weights = sum(weight.numel() for weight in net.parameters() if weight.requires_grad)
     processes = f" x {context.world_size} processes" if context.world_size > 1 else ""
-    precision = args.precision + " (TF32)" * (args.precision == "fp32" and runs_in_tf32(context.device, args.tf32))
     limit = f" or {args.max_minutes:g} minutes" if args.max_minutes else ""
     return (
         f"{args.model} {'x2, x3, x4' if args.scale == 0 else f'x{args.scale}'}: {weights:,} parameters | "
         f"{len(images)} images, {images.nbytes / 1e9:.2f} GB {place[preload]} | {context.device}{processes}, "
-        f"{precision} | {args.max_steps:,} steps{limit} of {args.batch_size} LR patches of "
+        f"{describe_precision(args, context.device)} | {args.max_steps:,} steps{limit} of {args.batch_size} LR patches of "
         f"{args.patch_size}x{args.patch_size}" + (f"\n{net}" if args.verbose else "")
     )
 

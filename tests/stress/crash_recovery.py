@@ -150,7 +150,7 @@ def inspect(run: Path, tally: Tally) -> None:
 
 
 def readable(file: Path) -> bool:
-    """Whether a checkpoint, a state or a log is complete; other files are not checked."""
+    """Whether a checkpoint, a state, a record or a log is complete; other files are not checked."""
     try:
         if file.name.startswith(TEMP_PREFIX):
             return True
@@ -158,6 +158,8 @@ def readable(file: Path) -> bool:
             return bool(read_state_dict(file))
         if file.suffix == ".pt":
             return "sampler" in torch.load(file, weights_only=True)
+        if file.suffix == ".json":
+            return bool(json.loads(file.read_text())["starts"])
         if file.name == "log.jsonl":
             return all(json.loads(line)["step"] for line in file.read_text().splitlines())
     except Exception:  # whatever the error, the file is damaged
