@@ -228,6 +228,8 @@ class Solver:
                 values["validation_error"] = str(error)
             self._bar.set_description_str(self.args.ckpt_name)
         self.losses.steps = []
+        if rate is not None:
+            values["seconds_left"] = self.clock.seconds_left(self.step)
         if self.context.is_main_process:
             self._bar.write(summary_line(self.step, values))
             sys.stdout.flush()  # for anyone following a redirected log

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from model.cfsrcnn import CFSRCNN
 from model.checkpoint import read_state_dict
 from model.init import init_weights
 from solver import Solver
-from tests.stress.crash_recovery import log_of
+from tests.stress.crash_recovery import CLOCKS, log_of
 from training.config import TrainConfig
 from training.schedule import learning_rate
 
@@ -151,10 +152,11 @@ def test_it_says_what_it_does(train, tmp_path):
     first = outcome.out.splitlines()[0]
     assert "1,310,336 parameters" in first and "4 images" in first and "GB in memory" in first and "cpu" in first
     assert "step 5: loss" in outcome.out + outcome.err
+    assert re.search(r"^step 5: loss 0\.\d{5}, x2 .*\), lr 0\.0001, [0-9]+\.[0-9] images/s$", outcome.out, re.MULTILINE)
     assert "images/s" in outcome.err
     line = json.loads((tmp_path / "run/log.jsonl").read_text())
     measured = {"validation", "bicubic"}
-    assert line.keys() == {"run", "step", "loss", "grad_norm", "lr", "seconds", "images_per_second"} | measured
+    assert line.keys() == {"run", "step", "loss", "grad_norm", "lr", *CLOCKS} | measured
     board = EventAccumulator(str(tmp_path / "run/cfsrcnn_tensorboard")).Reload()
     assert {"loss", "lr", "grad_norm", "validation/psnr_x2"} <= set(board.Tags()["scalars"])
     assert board.Tags()["images"] == ["SR"]

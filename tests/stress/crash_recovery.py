@@ -32,7 +32,7 @@ from dataset.image_writer import write_png
 from model.checkpoint import read_state_dict
 
 STEPS, INTERVAL = 12, 2  # of each run; a checkpoint every other step, so that many kills hit one being written
-CLOCKS = ("seconds", "images_per_second")  # fields of a log line that differ from run to run
+CLOCKS = ("seconds", "images_per_second", "seconds_left")  # fields of a log line that differ from run to run
 CONTEXT = multiprocessing.get_context("forkserver")  # starts fast: PyTorch is already imported
 
 

@@ -1,0 +1,18 @@
+"""Times in words, in the units that a person would take."""
+
+from __future__ import annotations
+
+import pytest
+
+from common.units import format_duration
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 s"), (59.4, "59 s"), (59.6, "1 min"), (3569, "59 min"), (3571, "1 h 0 min"), (7800, "2 h 10 min"),
+        (86_369, "23 h 59 min"), (86_371, "1 d 0 h"), (273_600, "3 d 4 h"), (1e9, "11574 d 2 h"),
+    ],
+)  # fmt: skip
+def test_a_time_is_in_its_two_largest_units(seconds, words):
+    assert format_duration(seconds) == words
