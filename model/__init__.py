@@ -20,10 +20,15 @@ def model_names() -> list[str]:
     return sorted({module.name for module in pkgutil.iter_modules(__path__)} - NOT_MODELS)
 
 
-def get_model_class(name: str) -> type[nn.Module]:
-    """The class `Net` of `model/NAME.py`. Raises `InputError` if there is none."""
+def check_model_name(name: str) -> None:
+    """Raises `InputError` if `--model` does not accept the name."""
     if name not in model_names():
         raise InputError(f"there is no model {name!r}: --model takes {', '.join(model_names())} (a file model/NAME.py)")
+
+
+def get_model_class(name: str) -> type[nn.Module]:
+    """The class `Net` of `model/NAME.py`. Raises `InputError` if there is none."""
+    check_model_name(name)
     try:
         module = importlib.import_module(f"model.{name}")
     except Exception as error:  # third-party code may fail in any way

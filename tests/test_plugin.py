@@ -60,7 +60,7 @@ def train(command, image_folder, tmp_path):
         built = command("div2h5.py", "--source", image_folder, "--out", tmp_path / "train.h5")
         assert built.code == 0, built.err
         where = ["--train_data_path", tmp_path / "train.h5", "--ckpt_dir", tmp_path / "run"]
-        names = ["--model", "guest", "--ckpt_name", "guest", "--val_data_dir", "none"]
+        names = ["--model", "guest", "--val_data_dir", "none"]
         return command("train.py", *names, *where, *SMALL, *flags)
 
     return run
