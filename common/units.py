@@ -1,6 +1,15 @@
-"""Amounts in words: a time to wait."""
+"""Amounts in the units that a person would take: memory and file sizes, and a time to wait."""
 
 from __future__ import annotations
+
+
+def format_bytes(number: float) -> str:
+    """A number of bytes to three digits: "512 B", "82.9 KB", "5.68 GB"."""
+    for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "KB")):
+        if number >= size:
+            value = number / size
+            return f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
+    return f"{number:.0f} B"
 
 
 def format_duration(seconds: float) -> str:

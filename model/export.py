@@ -21,6 +21,7 @@ from common.cli import CliParser
 from common.device import import_optional
 from common.errors import InputError, run_cli, summarize_exception
 from common.files import atomic_write
+from common.units import format_bytes
 from model.cfsrcnn import CU, FEB
 from model.checkpoint import infer_scale, load_model
 
@@ -130,7 +131,7 @@ def main() -> None:
     graph = to_onnx(load_model(args.ckpt, args.model, scale, args.group), scale)
     with atomic_write(args.out) as temporary:
         temporary.write_bytes(graph)
-    print(f"wrote {args.out} (x{scale}, {len(graph) / 1e6:.1f} MB)")
+    print(f"wrote {args.out} (x{scale}, {format_bytes(len(graph))})")
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ def test_a_batch_in_parts_gives_the_same_step(train, tmp_path):
 def test_it_says_what_it_does(train, tmp_path):
     outcome = train("run", "--max_steps", 5)
     first = outcome.out.splitlines()[0]
-    assert "1,310,336 parameters" in first and "4 images" in first and "GB in memory" in first and "cpu" in first
+    assert "1,310,336 parameters" in first and "4 images, 64.8 KB in memory" in first and "cpu" in first
     assert "step 5: loss" in outcome.out + outcome.err
     assert re.search(r"^step 5: loss 0\.\d{5}, x2 .*\), lr 0\.0001, [0-9]+\.[0-9] images/s$", outcome.out, re.MULTILINE)
     assert "images/s" in outcome.err

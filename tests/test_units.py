@@ -1,10 +1,21 @@
-"""Times in words, in the units that a person would take."""
+"""Amounts are in the units that a person would take."""
 
 from __future__ import annotations
 
 import pytest
 
-from common.units import format_duration
+from common.units import format_bytes, format_duration
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (0, "0 B"), (999, "999 B"), (1000, "1.00 KB"), (82_944, "82.9 KB"), (829_440, "829 KB"), (5_242_000, "5.24 MB"),
+        (5_680_000_000, "5.68 GB"), (128e9, "128 GB"), (2e12, "2.00 TB"), (5e15, "5,000 TB"),
+    ],
+)  # fmt: skip
+def test_a_size_has_three_digits(number, words):
+    assert format_bytes(number) == words
 
 
 @pytest.mark.parametrize(
