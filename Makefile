@@ -90,7 +90,8 @@ X2_FIRST := $(RUNS)/x2/cfsrcnn_x2_$(TARGETS)_first_$(STEPS_FIRST).pth
 X2 := $(RUNS)/x2/cfsrcnn_x2_$(TARGETS).pth
 X3 := $(RUNS)/x3/cfsrcnn_x3_$(TARGETS).pth
 X4 := $(RUNS)/x4/cfsrcnn_x4_$(TARGETS).pth
-TRAIN = $(RUN) train.py --model cfsrcnn --val_data_dir $(RUNS)/images_held_out --optimizer muon --lr_schedule cosine \
+VALIDATION = $(if $(filter-out 0,$(HELD_OUT)),$(RUNS)/images_held_out,none)
+TRAIN = $(RUN) train.py --model cfsrcnn --val_data_dir $(VALIDATION) --optimizer muon --lr_schedule cosine \
 	--warmup $(WARMUP) --clip 1 --loss_fn L1 --precision $(PRECISION) --print_interval 500 --resume --ckpt_dir $(@D)
 
 train-x2: $(X2)

@@ -34,8 +34,9 @@ from training.losses import BatchLoss
 from training.memory import explain_out_of_memory, resolve_micro_batches
 from training.muon import MuonWithAuxAdam
 from training.nonfinite import BufferSnapshot, propagate_nonfinite, step_if_finite, update_ema
+from training.run_record import RunRecord
 from training.schedule import Clock, learning_rate
-from training.state import TrainingState, describe_changes
+from training.state import TrainingState
 from training.stopping import StopRequestedError, StopSignals
 from training.trial import try_network
 from training.validation import Validation
@@ -101,12 +102,14 @@ class Solver:
         args = self.args
         self.clock.start(self.step, self.clock.elapsed())
         if self.context.is_main_process:
-            make_dir(self.folder)
+            record = RunRecord(make_dir(self.folder) / f"{args.ckpt_name}.json")
             unfinished = bool(self.losses.steps) and self._at_interval()  # the line of this step is written anew
             self._log = TrainingLog(self.folder, args.ckpt_name, self.step - unfinished, print_above)
         hide = not self.context.is_main_process
         self._bar = progress(total=args.max_steps, desc=args.ckpt_name, unit="step", initial=self.step, hide=hide)
         try:
+            if self.context.is_main_process:
+                record.add(self.state.args, args, self.context, self.step, self.image_count)
             with self.stop, tf32_convolutions(args.tf32):
                 self._loop()
         except RuntimeError as error:
@@ -225,6 +228,8 @@ class Solver:
                 values["validation_error"] = str(error)
             self._bar.set_description_str(self.args.ckpt_name)
         self.losses.steps = []
+        if rate is not None:
+            values["seconds_left"] = self.clock.seconds_left(self.step)
         if self.context.is_main_process:
             self._bar.write(summary_line(self.step, values))
             sys.stdout.flush()  # for anyone following a redirected log
@@ -268,4 +273,4 @@ class Solver:
         self.step, self.seconds, self.lr = saved["step"], saved["seconds"], saved["lr"]
         self.clock.start(self.step, saved["elapsed"])
         self._saved_step, self.losses.steps = self.step, saved["window"]
-        self.context.print(f"resumed {self.state.path} at step {self.step}{describe_changes(saved, self.args)}")
+        self.context.print(f"resumed {self.state.path} at step {self.step}{self.state.describe_changes(saved)}")

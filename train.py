@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from argparse import BooleanOptionalAction
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 
 from common import SCALES
@@ -50,7 +50,7 @@ def parse_flags(argv: list[str] | None = None) -> TrainConfig:
     paper.add_argument("--num_gpu", type=positive_int, help="GPUs or CPU processes (paper: 1)")
     paper.add_argument("--train_data_path", help="training set, made by div2h5.py")
     paper.add_argument("--ckpt_dir", help="output folder of the run")
-    paper.add_argument("--ckpt_name", help="prefix of the checkpoints' file names")
+    paper.add_argument("--ckpt_name", help="prefix of the files' names (default: the model's)")
     paper.add_argument("--print_interval", type=positive_int, help="steps per log line (paper: 1000)")
     paper.add_argument("--verbose", action="store_true", help="print the network")
     paper.add_argument("--sample_dir", help="ignored; images go to TensorBoard")
@@ -69,7 +69,7 @@ def parse_flags(argv: list[str] | None = None) -> TrainConfig:
     recipe.add_argument("--seed", type=seed, help="random seed of initial weights and patches")
 
     data = parser.add_argument_group("data")
-    data.add_argument("--val_data_dir", help="validation set, every --print_interval steps")
+    data.add_argument("--val_data_dir", help="validation set, or none (default: dataset/Set5 if it is there)")
     data.add_argument("--pretrained", help="initial weights, also of another scale")
 
     speed = parser.add_argument_group("speed")
@@ -94,11 +94,11 @@ def parse_flags(argv: list[str] | None = None) -> TrainConfig:
 
     output = parser.add_argument_group("output")
     output.add_argument("--resume", action="store_true", help="resume the run in --ckpt_dir if there is one")
-    parser.set_defaults(**asdict(TrainConfig()))
+    parser.set_defaults(**{each.name: each.default for each in fields(TrainConfig)})
     args = parser.parse_args(argv)
     if args.lr_schedule == "cosine":
         parser.reject(args, "--lr_schedule cosine falls to zero at --max_steps, not in halves", "decay")
-    config = TrainConfig(**{name: getattr(args, name) for name in asdict(TrainConfig())})
+    config = TrainConfig(**{each.name: getattr(args, each.name) for each in fields(TrainConfig)})
     check_flags(config)
     return config
 

@@ -29,6 +29,7 @@ from common.device import pick_device
 from common.errors import InputError, run_cli
 from common.files import atomic_write, make_dir
 from common.tables import Table, to_markdown
+from training.validation import NO_SET
 
 ROOT = Path(__file__).parent.parent
 IMPORT_NAMES = {"opencv-python": "cv2", "pillow": "PIL", "scikit-image": "skimage"}  # where they are not the package's
@@ -190,7 +191,7 @@ class Session:
             folder = self.work / f"speed {name}"
             shutil.rmtree(folder, ignore_errors=True)
             try:
-                lengths = ("--max_steps", 3 * steps, "--print_interval", steps, "--val_data_dir", self.work / "none")
+                lengths = ("--max_steps", 3 * steps, "--print_interval", steps, "--val_data_dir", "none")
                 self.train(2, folder, data, *flags, *lengths, limit=end - time.monotonic())
                 last = _last_line(folder)
                 rate = last["images_per_second"] / self.args.batch
@@ -257,7 +258,8 @@ class Session:
         if scale != 2 and (own := sorted((self.out / "x2").glob("cfsrcnn_x2_*.pth"), key=os.path.getmtime)):
             start = own[-1]
         where = ["--train_data_path", data, "--ckpt_dir", folder, "--ckpt_name", f"cfsrcnn_x{scale}"]
-        where += ["--val_data_dir", self.args.validation, "--device", self.args.device, "--scale", scale]
+        where += ["--val_data_dir", self.args.validation] if self.args.validation else []
+        where += ["--device", self.args.device, "--scale", scale]
         patch = max(1, self.args.patch * 3 // 4) if scale == 4 else self.args.patch  # its LR images are small
         size = ["--batch_size", self.args.batch, "--patch_size", patch, "--lr", self.args.lr]
         self.call("train.py", *where, *size, *RECIPE, "--pretrained", start, *flags, limit=limit)
@@ -302,10 +304,7 @@ def parse_flags() -> argparse.Namespace:
         "--teachers", type=Path, help="folder of teachers' weights such as rlfn_x2.pth, to distill from"
     )
     parser.add_argument(
-        "--validation",
-        type=Path,
-        default=Path("dataset/Set5"),
-        help="validation set; without it training goes unmeasured",
+        "--validation", type=Path, help="validation set, or none (default: dataset/Set5 if it is there)"
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cuda", help="cpu: a dry run")
     parser.add_argument("--scales", type=int, nargs="+", choices=SCALES, default=list(SCALES), help="to be trained")
@@ -317,13 +316,14 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--probe_steps", type=positive_int, default=100, help="steps per measurement of the speed")
     parser.add_argument("--print_interval", type=positive_int, default=1000, help="steps between validations")
     args = parser.parse_args()
-    for name in ("images", "teachers"):
+    for name in ("images", "teachers", "validation"):
         folder = getattr(args, name)
-        if folder is not None and not folder.is_dir():
+        if folder is None or (name == "validation" and str(folder) == NO_SET):
+            continue
+        if not folder.is_dir():
             raise InputError(f"--{name} {folder} is no folder")
-        if folder is not None:
-            setattr(args, name, folder.absolute())
-    for name in ("out", "work", "validation"):
+        setattr(args, name, folder.absolute())
+    for name in ("out", "work"):
         setattr(args, name, getattr(args, name).absolute())
     pick_device(args.device)
     return args

@@ -98,7 +98,7 @@ def make_solver(folder: Path, batch: int, patch: int, device: torch.device, **se
     path = folder / "train.h5"
     if not path.exists():
         write_synthetic(path, synthetic_training_set(*TRAINING_SET))
-    where = {"train_data_path": str(path), "val_data_dir": str(folder / "none"), "ckpt_dir": str(folder / "run")}
+    where = {"train_data_path": str(path), "val_data_dir": "none", "ckpt_dir": str(folder / "run")}
     size = {"batch_size": batch, "patch_size": patch}
     config = TrainConfig(**{"init": "identity", **where, **size, **settings})  # type: ignore[arg-type]
     return Solver(config, DistributedContext(pick_device(device.type)))

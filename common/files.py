@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
 from common.locks import fcntl, try_lock
+from common.units import format_bytes
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -158,7 +159,7 @@ def ensure_free_space(folder: Path, size: int) -> None:
     free = shutil.disk_usage(there).free
     if free < size:
         raise InputError(
-            f"{folder}: {size / 1e6:,.0f} MB are needed but only {free / 1e6:,.0f} MB free: free space or use another disk"
+            f"{folder}: {format_bytes(size)} are needed but only {format_bytes(free)} free: free space or use another disk"
         )
 
 

@@ -22,6 +22,7 @@ from common.errors import InputError, summarize_exception
 from common.files import DISK_FULL_ERRNOS, ensure_free_space, temporary_dir
 from common.locks import try_lock
 from common.progress import progress
+from common.units import format_bytes
 
 RETRY_DELAYS = (1, 2, 4, 8, 16)  # seconds before each retry; starts over once data have arrived
 TIMEOUTS = (30, 60)  # seconds to connect, and to wait for data
@@ -196,7 +197,7 @@ class _ResumingDownloader:
                 raise
             raise InputError(
                 f"{self.part} cannot grow beyond {file.tell():,} bytes ({os.strerror(error.errno)}): free "
-                f"{(self.size - file.tell()) / 1e6:,.1f} MB and run the same command to resume"
+                f"{format_bytes(self.size - file.tell())} and run the same command to resume"
             ) from None
 
 

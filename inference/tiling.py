@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from common.device import available_memory, is_out_of_memory
 from common.errors import InputError
+from common.units import format_bytes
 
 CHANNELS = 64  # assumed number of feature maps per pixel
 EXTRACT_MAPS, REFINE_MAPS = 8, 3  # live tensors of CHANNELS maps, at LR and at SR size
@@ -161,7 +162,7 @@ class Tiler:
         if needed > free:
             raise InputError(
                 f"the receptive field of this network covers the whole image, so {x.shape[3]}x{x.shape[2]} pixels are "
-                f"computed in one piece, which takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: "
+                f"computed in one piece, which takes about {format_bytes(needed)}, and {format_bytes(free)} are free: "
                 "use a smaller image"
             )
 

@@ -28,14 +28,19 @@ def model_file(name: str) -> Path:
     return Path(inspect.getfile(sys.modules[get_model_class(name).__module__]))
 
 
-def get_model_class(name: str) -> type[nn.Module]:
-    """The class `Net` of `model/NAME.py`. Raises `InputError` if there is none."""
+def check_model_name(name: str) -> None:
+    """Raises `InputError` if `--model` does not accept the name."""
     names = model_names()
     if name not in names:
         why = f"--model takes {', '.join(names)} (a file model/NAME.py)"
         if name in _module_names():
             why = f"model/{name}.py has no class Net: {NEEDS}"
         raise InputError(f"there is no model {name!r}: {why}")
+
+
+def get_model_class(name: str) -> type[nn.Module]:
+    """The class `Net` of `model/NAME.py`. Raises `InputError` if there is none."""
+    check_model_name(name)
     try:
         module = importlib.import_module(f"model.{name}")
     except Exception as error:  # third-party code may fail in any way

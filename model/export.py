@@ -22,6 +22,7 @@ from common.cli import CliParser
 from common.device import import_optional
 from common.errors import InputError, run_cli, summarize_exception
 from common.files import atomic_write
+from common.units import format_bytes
 from model.cfsrcnn import CU, FEB
 from model.checkpoint import hash_file, infer_scale, load_model
 
@@ -165,7 +166,7 @@ def main() -> None:
     graph = to_onnx(net, scale, metadata=describe(args.ckpt_path, args.model, scale))
     with atomic_write(args.out) as temporary:
         temporary.write_bytes(graph)
-    print(f"wrote {args.out} (x{scale}, {len(graph) / 1e6:.1f} MB)")
+    print(f"wrote {args.out} (x{scale}, {format_bytes(len(graph))})")
 
 
 if __name__ == "__main__":

@@ -175,6 +175,15 @@ def training_set(tmp_path_factory, image_folder) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def test_set(tmp_path_factory, image_folder) -> Path:
+    """The four small photographs as a test set in the authors' layout."""
+    folder = tmp_path_factory.mktemp("sets")
+    argv = [sys.executable, "-m", "dataset.prepare", "--hr", image_folder, "--name", "Four", "--out", folder]
+    subprocess.run(argv, check=True, cwd=ROOT)
+    return folder / "Four"
+
+
 class ImagesRead:
     """Stands in for `read_image` and counts the images: `count` in all, `most_at_once` in memory together."""
 

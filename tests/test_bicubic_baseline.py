@@ -38,7 +38,8 @@ def test_each_validation_is_printed_beside_bicubic_and_logged_with_it_once(train
     expected = bicubic(image_folder)
     out = train("--max_steps", 2) + train("--max_steps", 3, "--resume")
     shown = rf"x2 \d+\.\d\d/0\.\d{{4}} \(bicubic {expected['psnr']:.2f}/{expected['ssim']:.4f}\)"
-    assert len(re.findall(rf"^step \d: loss 0\.\d+, {shown}$", out, re.MULTILINE)) == 3, out
+    line = rf"^step \d: loss 0\.\d+, {shown}, lr 0\.0001, \d+\.\d images/s(, \d+ s left)?$"
+    assert len(re.findall(line, out, re.MULTILINE)) == 3, out
     lines = log_of(tmp_path / "run")
     assert [line.get("bicubic") for line in lines] == [{"x2": expected}, None, None]
     assert all("x2" in line["validation"] for line in lines)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from training.curves import draw_curves, read_log, read_logs
@@ -51,6 +53,32 @@ def test_each_panel_has_the_numbers_of_the_log_and_its_unit(tmp_path):
     assert right[1].get_lines()[0].get_xydata().tolist() == [[0.5 * n, 1e-3 / n] for n in (1, 2, 3, 4)]
     assert left[2].get_lines()[0].get_xydata().tolist() == [[200, 32], [400, 34]]
     assert right[2].get_lines()[0].get_xydata().tolist() == [[1, 32], [2, 34]]
+
+
+@pytest.mark.parametrize(
+    ("steps", "seconds", "unit", "labels"),
+    [
+        (1, 0.2, "seconds", ["0", "1"]),
+        (20, 3.9, "seconds", ["0", "5", "10", "15", "20"]),
+        (200, 70, "seconds", ["0", "50", "100", "150", "200"]),
+        (200, 130, "minutes", ["0", "50", "100", "150", "200"]),
+        (21_000, 5600, "hours", ["0", "5,000", "10,000", "15,000", "20,000"]),
+        (600_000, 300_000, "hours", ["0", "200,000", "400,000", "600,000"]),
+    ],
+)
+def test_the_labels_of_short_and_long_runs_are_apart_and_true(tmp_path, steps, seconds, unit, labels):
+    (tmp_path / "log.jsonl").write_text(line(step=steps, seconds=seconds))
+    figure = draw_curves(read_log(tmp_path / "log.jsonl"))
+    FigureCanvasAgg(figure).draw()
+    left, right = figure.axes[-2:]
+    assert right.get_xlabel() == f"{unit} of training"
+    assert right.get_lines()[0].get_xdata() == pytest.approx(
+        [seconds / {"seconds": 1, "minutes": 60, "hours": 3600}[unit]]
+    )
+    assert [each.get_text() for each in left.get_xticklabels()][: len(labels)] == labels
+    for axes in (left, right):
+        boxes = [each.get_window_extent() for each in axes.get_xticklabels()]
+        assert len(boxes) > 1 and all(a.x1 < b.x0 for a, b in pairwise(boxes))
 
 
 def test_runs_and_scales_are_told_apart_in_the_legend(tmp_path):

@@ -133,7 +133,7 @@ def test_train_reads_it(distill, command, tmp_path):
         "--device",
         "cpu",
         "--val_data_dir",
-        tmp_path / "none",
+        "none",
     ]
     where = ["--train_data_path", tmp_path / "out.h5", "--ckpt_dir", tmp_path / "run"]
     outcome = command("train.py", "--scale", 2, *where, *flags)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -61,6 +62,8 @@ def test_several_processes_train_as_one(data, alone, tmp_path):
     code, out, err = finish(start(data, tmp_path / "run", "--max_steps", 6, "--num_gpu", processes))
     assert code == 0, err
     assert f"cpu x {processes} processes" in out and out.count("trained to step 6") == 1
+    (record,) = json.loads((tmp_path / "run/cfsrcnn.json").read_text())["starts"]
+    assert record["processes"] == processes
     ours, theirs = log_of(tmp_path / "run"), log_of(alone)
     assert [line["step"] for line in ours] == [3, 6]
     for line, expected in zip(ours, theirs, strict=True):

@@ -216,7 +216,7 @@ def test_an_estimate_far_off_is_another_file(data_server, tmp_path):
 
 def test_a_disk_without_room_is_known_before(expect_error, data_server, download, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=900_000))
-    expect_error("1 MB are needed but only 1 MB free", *download("DIV2K"))
+    expect_error("1.04 MB are needed but only 900 KB free", *download("DIV2K"))
     assert not data_server.asked and not (tmp_path / "data").exists()
 
 

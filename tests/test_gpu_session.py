@@ -20,7 +20,7 @@ def test_a_dry_run_trains_and_reports_a_section_that_fails(command, image_folder
     (tmp_path / "teachers").mkdir()
     argv = ["x", "--images", image_folder, "--minutes", 4, "--out", tmp_path / "out", "--work", tmp_path / "work"]
     argv += ["--device", "cpu", "--skip", "tests", "benchmarks", "--scales", 2, "--teachers", tmp_path / "teachers"]
-    argv += ["--batch", 2, "--patch", 8, "--probe_steps", 2, "--print_interval", 2, "--validation", tmp_path / "none"]
+    argv += ["--batch", 2, "--patch", 8, "--probe_steps", 2, "--print_interval", 2, "--validation", "none"]
     monkeypatch.setattr("sys.argv", [str(each) for each in argv])
 
     def call(session, *argv, limit):  # in this process, which is faster; test_a_section_that_hangs covers the other
@@ -139,4 +139,5 @@ def test_a_missing_package_is_named_at_once(expect_error, monkeypatch, tmp_path)
 def test_bad_flags_are_refused(expect_error, tmp_path):
     argv = ["-m", "benchmarks.gpu_session", "--device", "cpu", "--images"]
     expect_error("is no folder", *argv, tmp_path / "none", "--minutes", 1)
+    expect_error("--validation nowhere is no folder", *argv, tmp_path, "--minutes", 1, "--validation", "nowhere")
     expect_error("--minutes: 0 is not a number of minutes above zero", *argv, tmp_path, "--minutes", 0)

@@ -176,7 +176,7 @@ def test_a_network_that_sees_the_whole_image_is_refused_with_tiles_and_works_wit
 def test_a_network_that_sees_the_whole_image_needs_the_memory_for_it(monkeypatch):
     monkeypatch.setattr(tiling, "available_memory", lambda _: 1_000_000)
     with pytest.raises(
-        InputError, match=r"so 40x20 pixels are computed in one piece, .* 0\.0 GB are free: use a smaller"
+        InputError, match=r"so 40x20 pixels are computed in one piece, .* 1\.00 MB are free: use a smaller"
     ):
         NetworkUpscaler(MinusMean(), 2)(sample_image("rocket.jpg", 20, 40))
 

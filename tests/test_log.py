@@ -14,7 +14,7 @@ from inference.upscaler import NetworkUpscaler
 from model.checkpoint import read_state_dict
 from solver import Solver
 from tests.stress.crash_recovery import board_of, log_of
-from training.log import TrainingLog
+from training.log import TrainingLog, summary_line
 from training.state import TrainingState
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -34,6 +34,16 @@ def train(command, training_set, tmp_path):
     """`train(flags...)`: a small run in tmp_path/run with a line for each step."""
     where = ["--train_data_path", training_set, "--val_data_dir", "none", "--ckpt_dir", tmp_path / "run"]
     return lambda *flags: command("train.py", *where, *SMALL, *flags)
+
+
+def test_a_line_has_loss_scores_learning_rate_speed_and_the_time_left():
+    values = {"loss": 0.0123456, "lr": 1.234567e-4}
+    assert summary_line(9, values) == "step 9: loss 0.01235, lr 0.000123"
+    values |= {"images_per_second": 28.06, "seconds_left": 7800}
+    assert summary_line(9, values) == "step 9: loss 0.01235, lr 0.000123, 28.1 images/s, 2 h 10 min left"
+    values |= {"seconds_left": 0, "validation_error": "0.png, is gone"}
+    end = "28.1 images/s, validation failed, training goes on: 0.png, is gone"
+    assert summary_line(9, values) == f"step 9: loss 0.01235, lr 0.000123, {end}"
 
 
 def logged(folder: Path) -> list[int]:

@@ -29,7 +29,7 @@ def train(command, training_set, tmp_path):
             "--train_data_path",
             training_set,
             "--val_data_dir",
-            tmp_path / "none",
+            "none",
             "--ckpt_dir",
             tmp_path / folder,
         ]

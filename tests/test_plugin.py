@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import model
 from model.checkpoint import read_state_dict
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -45,7 +46,7 @@ def train(command, image_folder, tmp_path):
         built = command("div2h5.py", "--source", image_folder, "--out", tmp_path / "train.h5")
         assert built.code == 0, built.err
         where = ["--train_data_path", tmp_path / "train.h5", "--ckpt_dir", tmp_path / "run"]
-        names = ["--model", "guest", "--ckpt_name", "guest", "--val_data_dir", tmp_path / "none"]
+        names = ["--model", "guest", "--val_data_dir", "none"]
         return command("train.py", *names, *where, *SMALL, *flags)
 
     return run

@@ -56,7 +56,7 @@ def test_demo_training_and_benchmark_run_without_what_only_unix_has(training_set
         "--patch_size",
         16,
         "--val_data_dir",
-        tmp_path / "none",
+        "none",
     ]
     run = ["--ckpt_dir", tmp_path / "run", "--ckpt_name", "net", "--device", "cpu"]
     out = run_hidden("train.py", "--train_data_path", training_set, *run, *small, "--max_steps", 2)

@@ -10,7 +10,7 @@ SMALL = ["--patch_size", 8, "--batch_size", 1, "--print_interval", 1, "--device"
 
 @pytest.fixture
 def train(command, training_set, tmp_path):
-    where = ["--train_data_path", training_set, "--val_data_dir", tmp_path / "none", "--ckpt_dir", tmp_path / "run"]
+    where = ["--train_data_path", training_set, "--val_data_dir", "none", "--ckpt_dir", tmp_path / "run"]
     return lambda *flags: command("train.py", *where, *SMALL, *flags)
 
 
@@ -20,12 +20,18 @@ def train(command, training_set, tmp_path):
         ([], None),
         (["--init", "kaiming"], "--resume: --init without effect, the weights are those of the run"),
         (["--pretrained", "nowhere.pth"], "--resume: --pretrained without effect, the weights are those of the run"),
-        (["--loss_fn", "L1", "--lr", 1e-3], "--resume: from here on --loss_fn L1 (was MSE), --lr 0.001 (was 0.0001)"),
+        (["--loss_fn", "L1", "--lr", 1e-3], "--resume: from here on --lr 0.001 (was 0.0001), --loss_fn L1 (was MSE)"),
+        (["--max_steps", 2, "--verbose", "--preload", "auto"], "--resume: from here on --max_steps 2 (was 1)"),
+        (
+            ["--init", "kaiming", "--no-tf32", "--max_minutes", 9],
+            "--resume: --init without effect, the weights are those of the run; "
+            "from here on --max_minutes 9.0 (was unset), --tf32 off (was unset)",
+        ),
     ],
 )
 def test_other_flags_of_a_resumed_run_are_reported(train, flags, line):
     assert train("--max_steps", 1).code == 0
-    outcome = train("--max_steps", 2, "--resume", *flags)
+    outcome = train("--max_steps", 1, "--resume", *flags)
     assert outcome.code == 0, outcome
     said = [each for each in outcome.out.splitlines() if each.startswith("--resume: ")]
     assert said == ([line] if line else [])

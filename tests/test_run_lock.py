@@ -215,7 +215,7 @@ def test_a_run_ends_well_where_the_system_has_no_locks(failing_flock, training_s
     lines = (tmp_path / "runs/log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
     left = {name for name in os.listdir(tmp_path / "runs") if not name.startswith("run_")}
-    assert left == {"log.jsonl"} and (tmp_path / "runs/run_2.pth").is_file()
+    assert left == {"log.jsonl", "run.json"} and (tmp_path / "runs/run_2.pth").is_file()
 
 
 def test_after_one_vain_wait_for_a_folder_it_is_waited_for_no_more(tmp_path, capsys, monkeypatch):

@@ -37,6 +37,20 @@ def test_between_two_agreements_time_is_extrapolated_by_the_steps():
     assert not clock.is_over(44) and clock.is_over(45)
 
 
+def test_the_time_left_is_that_of_the_steps_or_of_the_limit_at_the_speed_of_late(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("training.schedule.time.perf_counter", lambda: now[0])
+    unlimited, limited = Clock(None, 1000), Clock(1.0, 1000)
+    for clock in (unlimited, limited):
+        clock.start(500, 20.0)  # resumed
+    now[0] += 10.0
+    assert (unlimited.seconds_left(600), limited.seconds_left(600)) == (40, 30)
+    now[0] += 20.0  # a second for each step
+    assert (unlimited.seconds_left(620), limited.seconds_left(620)) == (380, 10)
+    now[0] += 11.0
+    assert (unlimited.seconds_left(1000), limited.seconds_left(999)) == (0, 0)
+
+
 def test_processes_agree_every_two_seconds_and_every_fifty_steps_at_least():
     clock = Clock(None, 1000)
     assert clock.is_due(1)  # the speed is not known yet
@@ -64,7 +78,7 @@ def test_a_run_stops_with_the_time_annealed_and_counts_resumed_time(command, mon
         "--ckpt_dir",
         run,
         "--val_data_dir",
-        tmp_path / "none",
+        "none",
         "--device",
         "cpu",
     ]

@@ -21,6 +21,12 @@ def test_flags_and_fields_have_the_same_defaults_and_values():
     assert parse_flags(FLAGS) == expected
 
 
+def test_checkpoints_are_named_after_the_model_unless_named():
+    assert parse_flags([]).ckpt_name == "cfsrcnn"
+    assert parse_flags(["--model", "rlfn"]).ckpt_name == TrainConfig(model="rlfn").ckpt_name == "rlfn"
+    assert parse_flags(["--model", "rlfn", "--ckpt_name", "mine"]).ckpt_name == "mine"
+
+
 def test_flags_that_are_ignored_are_accepted():
     assert parse_flags(["--sample_dir", "x", "--shave", "4"]) == TrainConfig()
 

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture
 def argv(training_set, tmp_path) -> list:
     """A run of one small step."""
-    where = ["--train_data_path", training_set, "--val_data_dir", tmp_path / "none", "--ckpt_dir", tmp_path / "run"]
+    where = ["--train_data_path", training_set, "--val_data_dir", "none", "--ckpt_dir", tmp_path / "run"]
     return ["train.py", *where, "--device", "cpu", "--patch_size", 8, "--batch_size", 1, "--max_steps", 1]
 
 

@@ -10,6 +10,7 @@ import torch
 
 from common.device import check_precision, has_tf32
 from common.errors import InputError
+from model import check_model_name
 from training.cuda_graph import check_cuda_graph
 from training.distributed import DistributedContext
 
@@ -35,7 +36,7 @@ class TrainConfig:
     num_gpu: int = 1
     train_data_path: str = "dataset/DIV2K_train.h5"
     ckpt_dir: str = "checkpoint"
-    ckpt_name: str = "cfsrcnn"
+    ckpt_name: str = None  # type: ignore[assignment]  # None: the model's name
     print_interval: int = 1000  # steps
     verbose: bool = False
     # recipe
@@ -48,7 +49,7 @@ class TrainConfig:
     hard_crops: int = 1  # candidates per crop
     seed: int = 0
     # data
-    val_data_dir: str = "dataset/Set5"
+    val_data_dir: str | None = None  # "none": no validation; None: `DEFAULT_SET`, if it is there
     pretrained: str | None = None
     # speed
     device: str = "auto"
@@ -62,6 +63,10 @@ class TrainConfig:
     # output
     resume: bool = False
 
+    def __post_init__(self) -> None:
+        if self.ckpt_name is None:
+            object.__setattr__(self, "ckpt_name", self.model)  # the class is frozen
+
     def divergence_advice(self) -> str:
         """What to do about losses or weights that grow without bound."""
         return "try a lower --lr or --clip" if self.clip else "try a lower --lr, or --clip, which is off"
@@ -69,6 +74,7 @@ class TrainConfig:
 
 def check_flags(args: TrainConfig) -> None:
     """Raises `InputError` for flags that parse but make no sense together or on this machine."""
+    check_model_name(args.model)
     if Path(args.ckpt_name).name != args.ckpt_name or not args.ckpt_name:
         raise InputError(f"--ckpt_name {args.ckpt_name!r} must be a plain name, the folder is --ckpt_dir")
     for flag, name in (("ckpt_dir", args.ckpt_dir), ("ckpt_name", args.ckpt_name)):

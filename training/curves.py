@@ -1,4 +1,4 @@
-"""Training curves: loss, learning rate and PSNR of one or more runs against steps and hours, from their `log.jsonl`.
+"""Training curves: loss, learning rate and PSNR of one or more runs against steps and time, from their `log.jsonl`.
 
 Command line: `python -m training.curves LOG... --out FILE.png` (or .svg, .pdf); each run has its own color and dashes.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from common.cli import CliParser
 from common.errors import InputError, escape_unprintable, run_cli, summarize_exception
@@ -23,6 +23,7 @@ from common.files import atomic_write, ensure_not_input, parse_json
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (3, 2)), (0, (1, 1)))
 MAX_STEPS = 10**15  # Matplotlib overflows on larger integers
+MAX_INTERVALS = 5  # between the labels of an axis, which would run into each other
 MARKERS = {"x2": "o", "x3": "^", "x4": "s"}
 # suffix -> metadata for Matplotlib: without dates, for reproducible files
 FORMATS = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
@@ -89,13 +90,14 @@ class PlainLogFormatter(LogFormatter):
 
 
 def draw_curves(runs: list[Run]) -> Figure:
-    """Rows of loss, learning rate and, if any run was validated, PSNR; against steps on the left and hours on the right."""
+    """Rows of loss, learning rate and, if any run was validated, PSNR; against steps on the left and time on the right."""
     rows: list[tuple[str, Callable[[Axes, Sequence[float], Run, dict], object]]] = [
         ("loss (mean of the interval)", lambda axes, x, run, style: axes.plot(x, run.loss, **style)),
         ("learning rate", lambda axes, x, run, style: axes.plot(x, run.lr, **style)),
     ]
     if any(run.psnr for run in runs):
         rows.append(("validation PSNR on Y (dB)", _plot_psnr))
+    unit, per_hour = _time_unit(max(hours for run in runs for hours in run.hours))
     figure = Figure(figsize=(9, 2.5 * len(rows) + 0.8), dpi=200, layout="constrained")
     grid = figure.subplots(len(rows), 2, sharex="col", sharey="row", squeeze=False)
     for number, run in enumerate(runs):
@@ -108,7 +110,7 @@ def draw_curves(runs: list[Run]) -> Figure:
         style |= {"marker": ".", "markersize": 5} if len(run.steps) < 40 else {}
         for (_, plot), (left, right) in zip(rows, grid, strict=True):
             plot(left, run.steps, run, style)
-            plot(right, run.hours, run, style)
+            plot(right, [hours * per_hour for hours in run.hours], run, style)
     for (title, _), (left, _) in zip(rows, grid, strict=True):
         left.set_ylabel(title)
     grid[0, 0].set_yscale("log")
@@ -117,8 +119,10 @@ def draw_curves(runs: list[Run]) -> Figure:
     grid[1, 0].ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     grid[1, 0].set_ylim(bottom=0)
     grid[-1, 0].set_xlabel("training steps")
-    grid[-1, 1].set_xlabel("hours of training")
+    grid[-1, 1].set_xlabel(f"{unit} of training")
     grid[-1, 0].xaxis.set_major_formatter("{x:,.0f}")
+    for axes, integer in zip(grid[-1], (True, False), strict=True):
+        axes.xaxis.set_major_locator(MaxNLocator(MAX_INTERVALS, integer=integer, steps=[1, 2, 5, 10]))
     for axes in grid.flat:
         axes.grid(alpha=0.3)
         axes.set_xlim(left=0)
@@ -126,6 +130,11 @@ def draw_curves(runs: list[Run]) -> Figure:
     figure.align_ylabels()
     figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=min(3, len(lines)), handlelength=4)
     return figure
+
+
+def _time_unit(hours: float) -> tuple[str, int]:
+    """The unit for an axis that ends at so many hours, and how many of it are an hour."""
+    return ("hours", 1) if hours >= 1 else ("minutes", 60) if hours >= 1 / 30 else ("seconds", 3600)
 
 
 def _plot_psnr(axes: Axes, x: Sequence[float], run: Run, style: dict) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from common.device import available_memory, runs_in_tf32
+from common.device import available_memory
 from common.errors import InputError
+from common.units import format_bytes
 from dataset.hdf5 import TrainingImages, read_hdf5
 from dataset.patches import PatchSampler
 from training.config import TrainConfig
 from training.distributed import DistributedContext
 from training.memory import fits_beside_training
+from training.run_record import describe_precision
 
 
 def load_images(args: TrainConfig, context: DistributedContext, scales: tuple[int, ...]) -> tuple[TrainingImages, str]:
@@ -41,12 +43,11 @@ def start_line(
     place = {"host": "mapped from the file", "device": "on the GPU" if context.device.type == "cuda" else "in memory"}
     weights = sum(weight.numel() for weight in net.parameters() if weight.requires_grad)
     processes = f" x {context.world_size} processes" if context.world_size > 1 else ""
-    precision = args.precision + " (TF32)" * (args.precision == "fp32" and runs_in_tf32(context.device, args.tf32))
     limit = f" or {args.max_minutes:g} minutes" if args.max_minutes else ""
     return (
         f"{args.model} {'x2, x3, x4' if args.scale == 0 else f'x{args.scale}'}: {weights:,} parameters | "
-        f"{len(images)} images, {images.nbytes / 1e9:.2f} GB {place[preload]} | {context.device}{processes}, "
-        f"{precision} | {args.max_steps:,} steps{limit} of {args.batch_size} LR patches of "
+        f"{len(images)} images, {format_bytes(images.nbytes)} {place[preload]} | {context.device}{processes}, "
+        f"{describe_precision(args, context.device)} | {args.max_steps:,} steps{limit} of {args.batch_size} LR patches of "
         f"{args.patch_size}x{args.patch_size}" + (f"\n{net}" if args.verbose else "")
     )
 
@@ -67,7 +68,7 @@ def build_sampler(args: TrainConfig, context: DistributedContext, images: Traini
         )
     except torch.cuda.OutOfMemoryError:
         raise InputError(
-            f"the {images.nbytes / 1e9:.2f} GB of images do not fit on the GPU: use --preload host"
+            f"the {format_bytes(images.nbytes)} of images do not fit on the GPU: use --preload host"
         ) from None
 
 
@@ -78,5 +79,5 @@ def _check_batch(args: TrainConfig, context: DistributedContext, scales: tuple[i
     if 12 * pixels > free:  # three values of four bytes each
         raise InputError(
             f"--batch_size {args.batch_size} with --patch_size {args.patch_size}: the patches alone need more than "
-            f"the {free / 1e9:.1f} GB of memory that are free, use smaller ones"
+            f"the {format_bytes(free)} of memory that are free, use smaller ones"
         )

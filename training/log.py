@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from common.errors import InputError, summarize_exception
 from common.files import NOFOLLOW, atomic_write, make_dir_within, parse_json, translate_write_errors
 from common.locks import locked
+from common.units import format_duration
 
 Values = dict[str, Any]  # of one line: numbers, texts, and {"x2": {"psnr": ...}} for "validation" and "bicubic"
 
@@ -33,6 +34,11 @@ def summary_line(step: int, values: Values) -> str:
     for scale, scores in values.get("validation", {}).items():
         bicubic = values["bicubic"][scale]
         line += f", {scale} {_format(scores)} (bicubic {_format(bicubic)})"
+    line += f", lr {values['lr']:.3g}"
+    if "images_per_second" in values:
+        line += f", {values['images_per_second']:.1f} images/s"
+    if values.get("seconds_left"):
+        line += f", {format_duration(values['seconds_left'])} left"
     if "validation_error" in values:
         line += f", validation failed, training goes on: {values['validation_error']}"
     return line

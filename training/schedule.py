@@ -37,11 +37,12 @@ class Clock:
         self._agreed = self._before = self._seconds_per_step = 0.0
         self._step = 0
         self._started = time.perf_counter()
+        self._mark = 0, 0.0  # step and time of the last `seconds_left`
 
     def start(self, step: int, elapsed: float) -> None:
         """Continues at `step` after `elapsed` seconds of earlier processes."""
         self._agreed = self._before = elapsed
-        self._step, self._started = step, time.perf_counter()
+        self._step, self._started, self._mark = step, time.perf_counter(), (step, elapsed)
 
     def elapsed(self) -> float:
         """Seconds so far by this process's own clock."""
@@ -68,6 +69,13 @@ class Clock:
     def is_over(self, step: int) -> bool:
         """Whether the time is up at `step`."""
         return self.limit is not None and self._at(step) >= self.limit
+
+    def seconds_left(self, step: int) -> int:
+        """The time until the last step or the limit, whichever is first, at the speed since the last call, with validation."""
+        (last_step, before), now = self._mark, self.elapsed()
+        self._mark = step, now
+        left = (self._max_steps - step) * (now - before) / max(1, step - last_step)
+        return round(left if self.limit is None else max(0.0, min(left, self.limit - now)))
 
     def _at(self, step: int) -> float:
         return self._agreed + (step - self._step) * self._seconds_per_step

@@ -9,12 +9,13 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from common.errors import InputError, explain_access_error, summarize_exception
+from common.errors import InputError, escape_unprintable, explain_access_error, summarize_exception
 from common.files import DeferredErrorFile, atomic_write
 from dataset.patches import PatchSampler
 from model.checkpoint import safe_torch_load
@@ -47,27 +48,36 @@ RESUME_INVARIANTS = (  # fixed for the whole run
     "hard_crops",
 )
 FRESH_START_ONLY = ("init", "pretrained")  # decide initial weights, which a resumed run does not need
-CHANGEABLE = ("loss_fn", "lr", "lr_schedule", "decay", "warmup", "clip", "precision", "train_data_path")
+OF_THE_START = ("ckpt_dir", "ckpt_name", "verbose", "resume")  # where the run is and what is printed, not how it trains
+CHANGEABLE = tuple(
+    each.name for each in fields(TrainConfig) if each.name not in {*RESUME_INVARIANTS, *FRESH_START_ONLY, *OF_THE_START}
+)
 
 
-def describe_changes(saved: dict, args: TrainConfig) -> str:
-    """A line break and one line on the flags that differ from the settings of the `saved` run: without effect, or in force
-    from here on; "" if none differs."""
-    settings = saved["settings"]
-    differs = [name for name in settings if getattr(args, name, settings[name]) != settings[name]]
-    ignored = [f"--{name}" for name in FRESH_START_ONLY if name in differs]
-    changed = [f"--{name} {getattr(args, name)} (was {settings[name]})" for name in CHANGEABLE if name in differs]
-    notes = [f"{' and '.join(ignored)} without effect, the weights are those of the run"] if ignored else []
-    notes += [f"from here on {', '.join(changed)}"] if changed else []
-    return f"\n--resume: {'; '.join(notes)}" if notes else ""
+def _shown(value: str | float | bool | None) -> str:
+    """The value of a flag, for a message."""
+    if value is None or isinstance(value, bool):
+        return {None: "unset", False: "off", True: "on"}[value]
+    return escape_unprintable(str(value))
 
 
 class TrainingState:
     """The state file of one run; `ema` is None without EMA weights."""
 
     def __init__(self, args: TrainConfig):
-        self._args = args
+        self.args = args
         self.path = Path(args.ckpt_dir) / f"{args.ckpt_name}_latest.train.pt"
+
+    def describe_changes(self, saved: dict) -> str:
+        """A line break and one line on the flags that differ from the settings of the `saved` run: without effect, or in
+        force from here on; "" if none differs."""
+        was, now = saved["settings"], asdict(self.args)
+        differs = [name for name in was if now.get(name, was[name]) != was[name]]
+        ignored = [f"--{name}" for name in FRESH_START_ONLY if name in differs]
+        changed = [f"--{name} {_shown(now[name])} (was {_shown(was[name])})" for name in CHANGEABLE if name in differs]
+        notes = [f"{' and '.join(ignored)} without effect, the weights are those of the run"] if ignored else []
+        notes += [f"from here on {', '.join(changed)}"] if changed else []
+        return f"\n--resume: {'; '.join(notes)}" if notes else ""
 
     def last_good(self) -> str:
         """What a run that diverges can go on from, for its message."""
@@ -78,7 +88,7 @@ class TrainingState:
 
         `InputError` if a fresh start would overwrite a run, or if the file is damaged or of a run with other options.
         """
-        args = self._args
+        args = self.args
         if not self.path.exists():
             if not args.resume:
                 self._check_weights()
@@ -117,8 +127,8 @@ class TrainingState:
     ) -> None:
         """Writes the state atomically. `counters`: plain values, "images", "step", "seconds", "elapsed", "lr" and "window"."""
         state = {
-            "options": {name: getattr(self._args, name) for name in RESUME_INVARIANTS},
-            "settings": {name: getattr(self._args, name) for name in (*FRESH_START_ONLY, *CHANGEABLE)},
+            "options": {name: getattr(self.args, name) for name in RESUME_INVARIANTS},
+            "settings": {name: getattr(self.args, name) for name in (*FRESH_START_ONLY, *CHANGEABLE)},
             **counters,
             "net": net.state_dict(),
             "ema": ema.state_dict() if ema else None,
@@ -143,7 +153,7 @@ class TrainingState:
         if saved["images"] != images:
             raise InputError(
                 f"--resume: the run in {self.path.parent} had {saved['images']} images, but "
-                f"{self._args.train_data_path} has {images}: give it the same --train_data_path"
+                f"{self.args.train_data_path} has {images}: give it the same --train_data_path"
             )
         with self._readable():
             net.load_state_dict(saved["net"])
@@ -159,7 +169,7 @@ class TrainingState:
 
     def _check_weights(self) -> None:
         """`InputError` if weights of this name exist without a state: a fresh start would overwrite them."""
-        name = re.compile(re.escape(self._args.ckpt_name) + r"_[0-9]+\.pth")
+        name = re.compile(re.escape(self.args.ckpt_name) + r"_[0-9]+\.pth")
         if self.path.parent.is_dir() and (
             there := sorted(each for each in os.listdir(self.path.parent) if name.fullmatch(each))
         ):

@@ -14,28 +14,34 @@ from inference.upscaler import BicubicUpscaler, NetworkUpscaler
 from training.distributed import DistributedContext
 from training.stopping import InterruptibleUpscaler, StopChecks, StopRequestedError, StopSignals
 
+DEFAULT_SET = "dataset/Set5"
+NO_SET = "none"  # as --val_data_dir: train without validation
 Quality = dict[str, dict[str, float]]  # {"x2": {"psnr": dB, "ssim": ...}}, the means over the images
 
 
 class Validation:
-    """The set of `--val_data_dir` at those of `scales` that it has; missing scales are reported.
+    """The set in `folder`, which is `--val_data_dir`, at those of `scales` that it has; missing scales are reported.
 
-    Raises `InputError` if a set is incomplete or has images that cannot be measured.
+    "none": no set, on purpose. None, without the flag: `DEFAULT_SET`, which may be missing. Raises `InputError` if a set that
+    is named is missing or has none of `scales`, and if a set is incomplete or has images that cannot be measured.
     """
 
-    def __init__(self, folder: str, scales: tuple[int, ...], context: DistributedContext, stop: StopSignals):
+    def __init__(self, folder: str | None, scales: tuple[int, ...], context: DistributedContext, stop: StopSignals):
         self.test_sets: list[BenchmarkSet] = []
         self.bicubic: Quality = {}  # of bicubic interpolation on the same images, to compare with
         self.shown: np.ndarray  # the first SR image of the last `measure`, uint8 HxWx3, in the main process
         self._context, self._stop = context, stop
         missing = []
-        for scale in scales:
+        for scale in () if folder == NO_SET else scales:
             try:
-                self.test_sets.append(open_test_set(folder, scale))
+                self.test_sets.append(open_test_set(DEFAULT_SET if folder is None else folder, scale))
             except MissingTestSetError as error:
                 missing.append(error)
+        if missing and folder is not None and not self.test_sets:
+            raise InputError(f"--val_data_dir: {missing[0]}; or train without validation by --val_data_dir {NO_SET}")
         if missing:
-            context.print(f"training without {'some ' if self.test_sets else ''}validation: {missing[0]}")
+            some, another = ("some ", "") if self.test_sets else ("", "; or name another set by --val_data_dir")
+            context.print(f"training without {some}validation: {missing[0]}{another}")
         for test_set in self.test_sets:  # an unusable pair fails now, not after the first interval
             bar = f"checking {test_set.name} x{test_set.scale}" if context.is_main_process else None
             bicubic = evaluate(BicubicUpscaler(test_set.scale), test_set, check_lr=False, bar=bar)

@@ -32,7 +32,7 @@ from dataset.image_writer import write_png
 from model.checkpoint import read_state_dict
 
 STEPS, INTERVAL = 12, 2  # of each run; a checkpoint every other step, so that many kills hit one being written
-CLOCKS = ("seconds", "images_per_second")  # fields of a log line that differ from run to run
+CLOCKS = ("seconds", "images_per_second", "seconds_left")  # fields of a log line that differ from run to run
 CONTEXT = multiprocessing.get_context("forkserver")  # starts fast: PyTorch is already imported
 
 
@@ -150,7 +150,7 @@ def inspect(run: Path, tally: Tally) -> None:
 
 
 def readable(file: Path) -> bool:
-    """Whether a checkpoint, a state or a log is complete; other files are not checked."""
+    """Whether a checkpoint, a state, a record or a log is complete; other files are not checked."""
     try:
         if file.name.startswith(TEMP_PREFIX):
             return True
@@ -158,6 +158,8 @@ def readable(file: Path) -> bool:
             return bool(read_state_dict(file))
         if file.suffix == ".pt":
             return "sampler" in torch.load(file, weights_only=True)
+        if file.suffix == ".json":
+            return bool(json.loads(file.read_text())["starts"])
         if file.name == "log.jsonl":
             return all(json.loads(line)["step"] for line in file.read_text().splitlines())
     except Exception:  # whatever the error, the file is damaged

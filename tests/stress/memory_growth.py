@@ -133,9 +133,7 @@ def training(folder: Path, count: int) -> Measurement:
     """Trains the network for `count` steps of one LR patch of 8x8, with EMA weights and ten checkpoints."""
     tune_malloc()
     write_synthetic(folder / "train.h5", synthetic_training_set(4, 24, 24))
-    where = TrainConfig(
-        train_data_path=str(folder / "train.h5"), ckpt_dir=str(folder / "run"), val_data_dir=str(folder / "none")
-    )
+    where = TrainConfig(train_data_path=str(folder / "train.h5"), ckpt_dir=str(folder / "run"), val_data_dir="none")
     interval = max(1, count // 10)
     config = replace(
         where, patch_size=8, batch_size=1, max_steps=count, print_interval=interval, init="identity", ema=0.99
