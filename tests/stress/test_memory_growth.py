@@ -44,7 +44,7 @@ def test_each_part_does_its_work_and_its_memory_is_written_down(monkeypatch, tmp
     )
     assert "12 images of 32x32" in capsys.readouterr().out
     assert (
-        len(list((tmp_path / "images/run/set/x2/SR").iterdir())) == 12
+        len(list((tmp_path / "images/memory_growth/set/x2/SR").iterdir())) == 12
         and (tmp_path / "training/run/cfsrcnn_4.pth").exists()
     )
 
