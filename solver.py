@@ -99,18 +99,18 @@ class Solver:
 
         After SIGTERM, Ctrl-C or SIGHUP the state is saved and the process exits with 143, 130 or 129.
         """
-        args, is_main = self.args, self.context.is_main_process
+        args, main = self.args, self.context.is_main_process
         self.clock.start(self.step, self.clock.elapsed())
+        self._sync(stepping=False)  # the main process's time counts for all, from the first step on
         with self.context.fail_together():
-            if is_main:
+            if main:
                 record = RunRecord(make_dir(self.folder) / f"{args.ckpt_name}.json")
                 unfinished = bool(self.losses.steps) and self._at_interval()  # the line of this step is written anew
                 self._log = TrainingLog(self.folder, args.ckpt_name, self.step - unfinished, print_above)
-        hide = not is_main
-        self._bar = progress(total=args.max_steps, desc=args.ckpt_name, unit="step", initial=self.step, hide=hide)
+        self._bar = progress(total=args.max_steps, desc=args.ckpt_name, unit="step", initial=self.step, hide=not main)
         try:
             with self.context.fail_together():
-                if is_main:
+                if main:
                     record.add(self.state.args, args, self.context, self.step, self.image_count)
             with self.stop, tf32_convolutions(args.tf32):
                 self._loop()
@@ -120,13 +120,13 @@ class Solver:
             raise explain_out_of_memory(self.args, self.context, self.step + 1) from None
         finally:
             self._bar.close()
-            gaps = self._log.close() if is_main else ""
+            gaps = self._log.close() if main else ""
         if self.stop.agreed:
             saved = f"{self.state.path} is saved as of step {self._saved_step}, go on with --resume"
             saved = saved if self._saved_step else "nothing is saved"
             self.context.print(f"stopped at step {self.step}: {saved}{gaps and f'; {gaps}'}", sys.stderr)
             sys.exit(128 + self.stop.agreed)
-        if is_main and not self._weights_path().exists():  # resumed past --max_steps
+        if main and not self._weights_path().exists():  # resumed past --max_steps
             self._save_weights()
         why = ", the end of --max_minutes" if self.clock.is_over(self.step) and self.step < args.max_steps else ""
         self.context.print(f"trained to step {self.step}{why}: {self._weights_path()}")
