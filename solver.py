@@ -99,17 +99,19 @@ class Solver:
 
         After SIGTERM, Ctrl-C or SIGHUP the state is saved and the process exits with 143, 130 or 129.
         """
-        args = self.args
+        args, main = self.args, self.context.is_main_process
         self.clock.start(self.step, self.clock.elapsed())
-        if self.context.is_main_process:
-            record = RunRecord(make_dir(self.folder) / f"{args.ckpt_name}.json")
-            unfinished = bool(self.losses.steps) and self._at_interval()  # the line of this step is written anew
-            self._log = TrainingLog(self.folder, args.ckpt_name, self.step - unfinished, print_above)
-        hide = not self.context.is_main_process
-        self._bar = progress(total=args.max_steps, desc=args.ckpt_name, unit="step", initial=self.step, hide=hide)
+        self._sync(stepping=False)  # the main process's time counts for all, from the first step on
+        with self.context.fail_together():
+            if main:
+                record = RunRecord(make_dir(self.folder) / f"{args.ckpt_name}.json")
+                unfinished = bool(self.losses.steps) and self._at_interval()  # the line of this step is written anew
+                self._log = TrainingLog(self.folder, args.ckpt_name, self.step - unfinished, print_above)
+        self._bar = progress(total=args.max_steps, desc=args.ckpt_name, unit="step", initial=self.step, hide=not main)
         try:
-            if self.context.is_main_process:
-                record.add(self.state.args, args, self.context, self.step, self.image_count)
+            with self.context.fail_together():
+                if main:
+                    record.add(self.state.args, args, self.context, self.step, self.image_count)
             with self.stop, tf32_convolutions(args.tf32):
                 self._loop()
         except RuntimeError as error:
@@ -118,13 +120,13 @@ class Solver:
             raise explain_out_of_memory(self.args, self.context, self.step + 1) from None
         finally:
             self._bar.close()
-            gaps = self._log.close() if self.context.is_main_process else ""
+            gaps = self._log.close() if main else ""
         if self.stop.agreed:
             saved = f"{self.state.path} is saved as of step {self._saved_step}, go on with --resume"
             saved = saved if self._saved_step else "nothing is saved"
             self.context.print(f"stopped at step {self.step}: {saved}{gaps and f'; {gaps}'}", sys.stderr)
             sys.exit(128 + self.stop.agreed)
-        if self.context.is_main_process and not self._weights_path().exists():  # resumed past --max_steps
+        if main and not self._weights_path().exists():  # resumed past --max_steps
             self._save_weights()
         why = ", the end of --max_minutes" if self.clock.is_over(self.step) and self.step < args.max_steps else ""
         self.context.print(f"trained to step {self.step}{why}: {self._weights_path()}")
@@ -212,9 +214,10 @@ class Solver:
                 f"step {self.step} cannot be validated ({refusal}): {self.state.last_good()}; if the weights grow "
                 f"without bound, {self.args.divergence_advice()}"
             )
-        if self.context.is_main_process and (healthy or self.step == self.args.max_steps):
-            self._save_weights()
-        self._save_latest()
+        with self.context.fail_together():
+            if self.context.is_main_process and (healthy or self.step == self.args.max_steps):
+                self._save_weights()
+            self._save_latest()
         values: Values = {**self.losses.summarize(), "lr": self.lr, "seconds": round(self.seconds, 1)}
         if rate is not None:
             values["images_per_second"] = round(rate, 2)

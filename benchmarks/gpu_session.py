@@ -29,6 +29,7 @@ from common.device import pick_device
 from common.errors import InputError, run_cli
 from common.files import atomic_write, make_dir
 from common.tables import Table, to_markdown
+from dataset.benchmark_set import open_test_set
 from training.validation import NO_SET
 
 ROOT = Path(__file__).parent.parent
@@ -323,6 +324,8 @@ def parse_flags() -> argparse.Namespace:
         if not folder.is_dir():
             raise InputError(f"--{name} {folder} is no folder")
         setattr(args, name, folder.absolute())
+        for scale in args.scales if name == "validation" else ():
+            open_test_set(folder, scale)  # or its training would fail, when those before it are done
     for name in ("out", "work"):
         setattr(args, name, getattr(args, name).absolute())
     pick_device(args.device)

@@ -89,10 +89,20 @@ def test_torchrun_goes_on_where_one_process_stopped(data, alone, tmp_path):
     assert "at step 6" in done.stdout and [line["step"] for line in log_of(tmp_path / "run")] == [3, 6, 7]
 
 
-def test_an_error_is_reported_once_and_has_its_exit_code(data, tmp_path):
-    code, out, err = finish(start(data, tmp_path / "run", "--max_steps", 6, "--num_gpu", 2, "--patch_size", 50))
+@pytest.mark.parametrize(
+    ("in_the_way", "flags", "phrase"),
+    [
+        (None, ["--patch_size", 50], "--patch_size 50"),
+        ("cfsrcnn.json", ["--resume"], "cfsrcnn.json is no record of a run"),
+        ("cfsrcnn_3.pth", ["--resume"], "cfsrcnn_3.pth is a folder"),  # which the first process finds after some steps
+    ],
+)
+def test_an_error_is_reported_once_and_has_its_exit_code(data, tmp_path, in_the_way, flags, phrase):
+    if in_the_way:
+        (tmp_path / "run" / in_the_way).mkdir(parents=True)
+    code, out, err = finish(start(data, tmp_path / "run", "--max_steps", 6, "--num_gpu", 2, *flags))
     lines = [line for line in (out + err).splitlines() if line.startswith("error: ")]
-    assert code == 2 and len(lines) == 1 and "--patch_size 50" in lines[0] and "Traceback" not in out + err
+    assert code == 2 and len(lines) == 1 and phrase in lines[0] and "Traceback" not in out + err, out + err
 
 
 def test_sigterm_saves_the_state_and_a_process_that_dies_ends_the_run_within_a_minute(data, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 from functools import partial
 from types import SimpleNamespace
 
@@ -48,6 +49,7 @@ def test_a_dry_run_trains_and_reports_a_section_that_fails(command, image_folder
     assert found["results"]["x2"]["setting"] == "fp32" and found["results"]["speed"]["fp32"]["rate"] > 0
     assert steps == [6, gpu_session.MAX_STEPS] and 0 < found["results"]["x2"]["minutes"] < 4
     assert (tmp_path / "out/x2/cfsrcnn_x2_4.pth").stat().st_size > 5e6 and (tmp_path / "out/x2/log.jsonl").exists()
+    assert json.loads((tmp_path / "out/x2/cfsrcnn_x2.json").read_text())["starts"][0]["flags"]["val_data_dir"] == "none"
     assert "GPU session" in (tmp_path / "out/session.md").read_text()
 
 
@@ -136,8 +138,10 @@ def test_a_missing_package_is_named_at_once(expect_error, monkeypatch, tmp_path)
     expect_error("packages are missing: h5py", *argv)
 
 
-def test_bad_flags_are_refused(expect_error, tmp_path):
+def test_bad_flags_are_refused(expect_error, test_set, tmp_path):
     argv = ["-m", "benchmarks.gpu_session", "--device", "cpu", "--images"]
     expect_error("is no folder", *argv, tmp_path / "none", "--minutes", 1)
     expect_error("--validation nowhere is no folder", *argv, tmp_path, "--minutes", 1, "--validation", "nowhere")
     expect_error("--minutes: 0 is not a number of minutes above zero", *argv, tmp_path, "--minutes", 0)
+    shutil.copytree(test_set / "x2", tmp_path / "part/x2")
+    expect_error("part has x2 but no x3", *argv, tmp_path, "--minutes", 1, "--validation", tmp_path / "part")

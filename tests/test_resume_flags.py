@@ -21,6 +21,7 @@ def train(command, training_set, tmp_path):
         (["--init", "kaiming"], "--resume: --init without effect, the weights are those of the run"),
         (["--pretrained", "nowhere.pth"], "--resume: --pretrained without effect, the weights are those of the run"),
         (["--loss_fn", "L1", "--lr", 1e-3], "--resume: from here on --lr 0.001 (was 0.0001), --loss_fn L1 (was MSE)"),
+        (["--accumulate", "auto"], "--resume: from here on --accumulate auto (was 1)"),
         (["--max_steps", 2, "--verbose", "--preload", "auto"], "--resume: from here on --max_steps 2 (was 1)"),
         (
             ["--init", "kaiming", "--no-tf32", "--max_minutes", 9],

@@ -50,6 +50,12 @@ def test_a_start_is_recorded_with_its_flags_machine_and_data(command, argv, tmp_
     assert "\n      " in (tmp_path / "run/cfsrcnn.json").read_text()  # to be read by people
 
 
+def test_the_record_is_plain_json_with_values_as_the_command_line_takes_them(command, argv, tmp_path):
+    assert command(*argv, "--clip", "inf", "--accumulate", "auto").code == 0
+    (start,) = json.loads((tmp_path / "run/cfsrcnn.json").read_text(), parse_constant=pytest.fail)["starts"]
+    assert start["flags"]["clip"] == "inf" and start["flags"]["accumulate"] == "auto" and start["accumulate"] == 1
+
+
 def test_a_resumed_run_keeps_the_flags_of_its_earlier_starts(command, argv, tmp_path):
     assert command(*argv).code == 0
     (first,) = starts(tmp_path)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
+from solver import Solver
 from training.config import TrainConfig
+from training.distributed import DistributedContext
 from training.schedule import Clock, learning_rate
+from training.stopping import SIGNALS
 
 COSINE = TrainConfig(lr=1.0, decay=100, max_steps=1000, warmup=0, lr_schedule="cosine")
 
@@ -67,7 +71,7 @@ def test_a_run_stops_with_the_time_annealed_and_counts_resumed_time(command, mon
     now = [0.0]
 
     def tick() -> float:
-        now[0] += 0.5
+        now[0] += 0.4
         return now[0]
 
     monkeypatch.setattr("training.schedule.time.perf_counter", tick)
@@ -103,6 +107,21 @@ def test_a_run_stops_with_the_time_annealed_and_counts_resumed_time(command, mon
     assert again.code == 0 and f"trained to step {last}, the end of --max_minutes" in again.out
     longer = command("train.py", *flags, "--max_minutes", 0.2, "--resume")
     assert longer.code == 0 and int(longer.out.rsplit("trained to step ", 1)[1].split(",")[0]) > last
+
+
+def test_the_time_of_the_main_process_counts_in_all_before_the_first_step(monkeypatch, training_set, tmp_path):
+    context = DistributedContext(torch.device("cpu"))
+
+    def add_main(values: torch.Tensor) -> torch.Tensor:
+        values[-1 - len(SIGNALS)] += 61  # seconds, before the votes
+        return values
+
+    where = {"train_data_path": str(training_set), "val_data_dir": "none", "ckpt_dir": str(tmp_path)}
+    solver = Solver(TrainConfig(patch_size=8, batch_size=1, max_steps=3, max_minutes=1, **where), context)
+    monkeypatch.setattr(context, "rank", 1)  # as if it were another one
+    monkeypatch.setattr(context, "all_reduce", add_main)
+    solver.fit()
+    assert solver.step == 0
 
 
 def test_a_time_of_zero_is_refused(expect_error):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -13,6 +14,15 @@ from common.errors import InputError
 from model import check_model_name
 from training.cuda_graph import check_cuda_graph
 from training.distributed import DistributedContext
+
+Value = str | int | float | bool | None
+
+
+def spell(name: str, value: Value) -> Value:
+    """The value of a setting as the command line takes it: `TrainConfig.as_flags`."""
+    if name == "accumulate" and value == 0:
+        return "auto"
+    return "inf" if value == math.inf else value
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.ckpt_name is None:
             object.__setattr__(self, "ckpt_name", self.model)  # the class is frozen
+
+    def as_flags(self) -> dict[str, Value]:
+        """The value of each flag as the command line takes it: `accumulate` 0 is "auto"; and "inf" is a word, for JSON."""
+        return {name: spell(name, value) for name, value in asdict(self).items()}
 
     def divergence_advice(self) -> str:
         """What to do about losses or weights that grow without bound."""

@@ -173,17 +173,23 @@ class DistributedContext:
         return [item for part in parts for item in part]
 
     @contextmanager
+    def fail_together(self) -> Iterator[None]:
+        """Of a block in which only the main process writes, all raise its `InputError`, or its `OSError` as one."""
+        failure = ""
+        try:
+            yield
+        except (InputError, OSError) as error:
+            failure = summarize_exception(error)
+        if failure := self.all_gather([failure])[0]:
+            raise InputError(failure)
+
+    @contextmanager
     def hold_on_main(self, lock: AbstractContextManager) -> Iterator[None]:
         """The main process holds `lock` for all; if it cannot, all raise its `InputError`."""
-        failure = ""
         with ExitStack() as stack:
-            if self.is_main_process:
-                try:
+            with self.fail_together():
+                if self.is_main_process:
                     stack.enter_context(lock)
-                except (InputError, OSError) as error:
-                    failure = summarize_exception(error)
-            if failure := self.all_gather([failure])[0]:
-                raise InputError(failure)
             yield
 
     def __enter__(self) -> DistributedContext:

@@ -8,7 +8,6 @@ import shlex
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
@@ -51,7 +50,7 @@ class RunRecord:
             "preload": used.preload,
             "accumulate": used.accumulate,
             "images": images,
-            "flags": asdict(given),
+            "flags": given.as_flags(),
         }
         self._starts = [*(self._starts if step else []), start]
         with atomic_write(self._path) as temporary:

@@ -19,7 +19,7 @@ from common.errors import InputError, escape_unprintable, explain_access_error, 
 from common.files import DeferredErrorFile, atomic_write
 from dataset.patches import PatchSampler
 from model.checkpoint import safe_torch_load
-from training.config import TrainConfig
+from training.config import TrainConfig, Value, spell
 from training.muon import MuonWithAuxAdam
 
 STATE_KEYS = (
@@ -54,11 +54,11 @@ CHANGEABLE = tuple(
 )
 
 
-def _shown(value: str | float | bool | None) -> str:
+def _shown(name: str, value: Value) -> str:
     """The value of a flag, for a message."""
     if value is None or isinstance(value, bool):
         return {None: "unset", False: "off", True: "on"}[value]
-    return escape_unprintable(str(value))
+    return escape_unprintable(str(spell(name, value)))
 
 
 class TrainingState:
@@ -74,7 +74,11 @@ class TrainingState:
         was, now = saved["settings"], asdict(self.args)
         differs = [name for name in was if now.get(name, was[name]) != was[name]]
         ignored = [f"--{name}" for name in FRESH_START_ONLY if name in differs]
-        changed = [f"--{name} {_shown(now[name])} (was {_shown(was[name])})" for name in CHANGEABLE if name in differs]
+        changed = [
+            f"--{name} {_shown(name, now[name])} (was {_shown(name, was[name])})"
+            for name in CHANGEABLE
+            if name in differs
+        ]
         notes = [f"{' and '.join(ignored)} without effect, the weights are those of the run"] if ignored else []
         notes += [f"from here on {', '.join(changed)}"] if changed else []
         return f"\n--resume: {'; '.join(notes)}" if notes else ""
