@@ -159,6 +159,11 @@ def test_a_single_file_of_ones_own_network_is_taken(command, argv, mine):
     assert measured(outcome.out)[2:] == ["Set5 x2 mine"]
 
 
+def test_a_network_may_be_named_like_a_published_one_and_more(command, argv, mine):
+    outcome = command(*argv, "--sets", "Set5", "--scales", 2, "--peers", mine("rlfn_wide", 2))
+    assert measured(outcome.out)[2:] == ["Set5 x2 rlfn_wide"], outcome.err
+
+
 def test_weights_that_do_not_fit_ones_own_network_are_one_line(expect_error, argv, mine, checkpoint, tmp_path):
     mine("mine", 2)
     shutil.copy(checkpoint, tmp_path / "peers/mine_x4.pth")
