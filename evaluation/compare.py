@@ -74,8 +74,8 @@ def locate_sr(root: Path, set_names: Sequence[str], scale: int) -> tuple[Path | 
     """The folder of the SR images of a test set: SET/xSCALE/SR, SET/xSCALE, SET/SR or SET in `root`, or these without SET.
 
     `set_names`: what the folder SET may be called, the likeliest first; names of the paper's sets in any spelling, with or
-    without EDSR's "results-". None if no such folder has images. The second value: whether SET and a folder in it are in the
-    path, so that the images need not tell which set they are of. Raises `InputError` if there is no folder `root`.
+    without EDSR's "results-". None if no such folder has images. The second value: whether SET and xSCALE are in the path, so
+    that the images need not tell which set they are of. Raises `InputError` if there is no folder `root`.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder{searched_in(root)}")
@@ -83,7 +83,7 @@ def locate_sr(root: Path, set_names: Sequence[str], scale: int) -> tuple[Path | 
     inner = {_set_key(each.name.removeprefix("results-")): each for each in folders}
     top = next((inner[key] for key in map(_set_key, set_names) if key in inner), None)
     place = _locate(top or root, scale)
-    return place, top is not None and place not in (None, top)
+    return place, top is not None and place not in (None, top, top / "SR")
 
 
 def _set_key(name: str) -> str:

@@ -13,22 +13,25 @@ from pathlib import Path
 
 from torch import nn
 
-import model
 from common.errors import InputError
 from common.files import atomic_write
+from model import source_files
 from model.export import to_onnx
 
 CACHED = ("model.cfsrcnn.", "model.ops.", "torch.nn.")  # classes that use no code but PyTorch's and that of model/
 PLAIN = (int, float, str, tuple, list, type(None))
 PACKAGES = ("torch", "onnx", "onnxscript")
 MAX_FILES = 32  # of up to 4 MB; the least recently used ones are removed
+OURS = "[0-9a-f]" * 64 + ".onnx"  # the folder may hold files of others
+# the code as it is imported: what the files hold later does not make the graphs of this process
+CODE = [file.read_bytes() for file in sorted({*source_files("cfsrcnn"), *source_files("export")})]
 
 
 def cached_onnx(net: nn.Module, scale: int, stage: str = "forward") -> bytes:
     """`to_onnx`, or what it returned before for the same weights, code, scale, stage and versions. Raises what it raises."""
     try:
         file = cache_folder() / f"{_key(net, scale, stage)}.onnx"
-    except (LookupError, OSError, PackageNotFoundError, RuntimeError):
+    except (LookupError, PackageNotFoundError, RuntimeError):
         return to_onnx(net, scale, stage)
     with suppress(OSError):
         content = file.read_bytes()
@@ -40,7 +43,7 @@ def cached_onnx(net: nn.Module, scale: int, stage: str = "forward") -> bytes:
     with suppress(OSError, InputError):
         with atomic_write(file) as temporary:
             temporary.write_bytes(sha256(graph).digest() + graph)
-        for old in sorted(file.parent.glob("*.onnx"), key=os.path.getmtime)[:-MAX_FILES]:
+        for old in sorted(file.parent.glob(OURS), key=os.path.getmtime)[:-MAX_FILES]:
             old.unlink()
     return graph
 
@@ -54,9 +57,7 @@ def cache_folder() -> Path:
 
 def _key(net: nn.Module, scale: int, stage: str) -> str:
     """A hash of all that the graph depends on. Raises `LookupError` if that is more than can be told."""
-    digest = sha256(repr((scale, stage, [version(each) for each in PACKAGES])).encode())
-    for source in sorted(Path(model.__path__[0]).glob("*.py")):
-        digest.update(source.read_bytes())
+    digest = sha256(repr((scale, stage, [version(each) for each in PACKAGES], CODE)).encode())
     inherited = vars(nn.Module()).keys()
     for name, module in net.named_modules():
         kind = f"{type(module).__module__}.{type(module).__qualname__}"

@@ -6,7 +6,7 @@ import ast
 import importlib
 import inspect
 import pkgutil
-import sys
+from contextlib import suppress
 from importlib.machinery import PathFinder
 from pathlib import Path
 from traceback import extract_tb
@@ -23,9 +23,18 @@ def model_names() -> list[str]:
     return sorted(name for name in _module_names() if _defines_net(name))
 
 
-def model_file(name: str) -> Path:
-    """The source file of `model/NAME.py`. Raises `InputError` if there is none."""
-    return Path(inspect.getfile(sys.modules[get_model_class(name).__module__]))
+def source_files(name: str) -> list[Path]:
+    """The files of `model/NAME.py` and of the other modules in `model/` that it imports, directly or through others."""
+    found: dict[str, list[Path]] = {}
+    names = [name]
+    while names:
+        if (each := names.pop()) in found:
+            continue
+        found[each] = _files_of(each)
+        for file in found[each]:
+            with suppress(OSError, SyntaxError, ValueError):  # a compiled module
+                names += _imported_names(file) & _module_names()
+    return sorted(file for files in found.values() for file in files)
 
 
 def check_model_name(name: str) -> None:
@@ -79,6 +88,22 @@ def describe_failure(name: str, error: Exception) -> str:
 
 def _module_names() -> set[str]:
     return {module.name for module in pkgutil.iter_modules(__path__)}
+
+
+def _files_of(name: str) -> list[Path]:
+    """The file of `model/NAME.py`, or those of a package `model/NAME/`."""
+    spec = PathFinder.find_spec(name, __path__)
+    folders = (spec and spec.submodule_search_locations) or []
+    inside = sorted(file for folder in folders for file in Path(folder).rglob("*.py"))
+    return inside or ([Path(spec.origin)] if spec and spec.origin else [])
+
+
+def _imported_names(file: Path) -> set[str]:
+    """All parts of the dotted names in the import statements of a source file."""
+    imports = [node for node in ast.walk(ast.parse(file.read_bytes())) if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [alias.name for node in imports for alias in node.names]
+    names += [node.module or "" for node in imports if isinstance(node, ast.ImportFrom)]
+    return {part for name in names for part in name.split(".")}
 
 
 def _defines_net(name: str) -> bool:

@@ -20,7 +20,7 @@ from torch.nn.functional import conv2d, relu
 from common import SCALES
 from common.cli import CliParser
 from common.device import import_optional
-from common.errors import InputError, run_cli, summarize_exception
+from common.errors import InputError, escape_unprintable, run_cli, summarize_exception
 from common.files import atomic_write
 from common.units import format_bytes
 from model.cfsrcnn import CU, FEB
@@ -108,7 +108,7 @@ def describe(path: Path, model: str, scale: int) -> dict[str, str]:
     return {
         "model": model,
         "scale": str(scale),
-        "weights": path.name,
+        "weights": escape_unprintable(path.name),
         "weights_sha256": hash_file(path),
         "layout": "NCHW, float32, RGB",
         "input_range": "[0, 1]",

@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from common.errors import InputError
-from dataset.benchmark_set import ImagePair
-from evaluation.compare import match_sr, require_sr
+from dataset.benchmark_set import ImagePair, open_test_set
+from dataset.image_writer import write_png
+from dataset.prepare import prepare
+from evaluation.compare import match_folders, match_sr, require_sr
 
 HR_NAMES = ("a_SRF_2_HR", "ax2_SRF_2_HR", "img_1_SRF_2_HR", "img_10_SRF_2_HR", "b_SRF_2_HR", "b_c_SRF_2_HR")
 
@@ -81,3 +83,13 @@ def test_foreign_images_under_a_name_of_ours_are_refused_by_every_command(expect
     argv = ["--image", tmp_path / "cup.png", "--scale", 2, "--ckpt_path", checkpoint, "--out", tmp_path / "figure"]
     expect_error(f"there is a row {name} already", "-m", "evaluation.figure", *argv, *compare)
     assert not list(tmp_path.glob("figure*"))
+
+
+@pytest.mark.parametrize("layout", [".", "SR", "Set5", "Set5/SR"])
+def test_without_the_scale_in_the_path_the_size_of_the_images_tells_it(tmp_path, layout):
+    write_png(tmp_path / "a.png", np.zeros((62, 70, 3), np.uint8))
+    prepare([tmp_path / "a.png"], tmp_path / "data/Set5", [2, 3])
+    at_x2, at_x3 = (open_test_set(tmp_path / "data/Set5", scale) for scale in (2, 3))
+    place = tmp_path / "theirs" / layout
+    write_png(place / "a.png", at_x3.pairs[0].read()[0])
+    assert match_folders("EDSR", tmp_path / "theirs", [at_x2, at_x3]) == {("Set5", 3): place}

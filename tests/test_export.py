@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
 
 import pytest
 import torch
-from conftest import ROOT, difference
+from conftest import ROOT, Doubled, difference
 from torch import nn
 
 from common.errors import InputError
 from model.checkpoint import save_state_dict
-from model.export import to_onnx
+from model.export import describe, to_onnx
 from model.ops import MeanShift
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="no ONNX Runtime: pip install -r requirements-backends.txt")
@@ -65,6 +66,13 @@ def test_the_file_says_what_it_is_and_takes(command, checkpoint, tmp_path):
     (lr,), (sr,) = session.get_inputs(), session.get_outputs()
     assert (lr.name, lr.type, lr.shape) == ("lr", "tensor(float)", ["batch", 3, "height", "width"])
     assert (sr.name, sr.type, sr.shape) == ("sr", "tensor(float)", ["batch", 3, "2*height", "2*width"])
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are text there")
+def test_a_file_name_that_is_no_text_stands_escaped(checkpoint, tmp_path):
+    file = shutil.copy(checkpoint, tmp_path / "net\udcff.pth")
+    graph = onnx.load_from_string(to_onnx(Doubled(), 2, metadata=describe(file, "cfsrcnn", 2)))
+    assert {each.key: each.value for each in graph.metadata_props}["weights"] == r"net\udcff.pth"
 
 
 @pytest.mark.parametrize("words", [[], ["net.pth"], ["--out", "net.onnx"], ["net.pth", "--out", "net.onnx"], [*"abc"]])

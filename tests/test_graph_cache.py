@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from conftest import COLOR, Doubled
+from conftest import COLOR, ROOT, Doubled
 from torch import nn
 
+import model
 from common.device import is_installed
 from common.errors import InputError
 from inference import graph_cache, load
@@ -62,6 +64,20 @@ def test_a_graph_is_kept_for_the_same_network_alone(folder, exports, monkeypatch
     assert cached_onnx(net, 2) == b"graph 5"
     monkeypatch.setattr(graph_cache, "version", lambda package: "1.1")
     assert cached_onnx(net, 2) == b"graph 6" == cached_onnx(net, 2)
+    monkeypatch.setattr(graph_cache, "CODE", [b"changed"])
+    assert cached_onnx(net, 2) == b"graph 7" == cached_onnx(net, 2)
+
+
+def test_the_code_of_a_graph_is_the_imported_one(folder, exports, monkeypatch, tmp_path):
+    """An edit of a file while a process runs does not keep the process's graphs for those of the edited file."""
+    net = create_model("cfsrcnn", 2)
+    cached_onnx(net, 2)
+    sources = [(ROOT / "model" / name).read_bytes() for name in ("cfsrcnn.py", "ops.py", "export.py")]
+    assert all(source in graph_cache.CODE for source in sources)
+    shutil.copytree(ROOT / "model", tmp_path / "model")
+    (tmp_path / "model/cfsrcnn.py").write_text("edited = 1")
+    monkeypatch.setattr(model, "__path__", [str(tmp_path / "model")])
+    assert cached_onnx(net, 2) == b"graph 0"
 
 
 @pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-1], lambda content: content + b"x"])
@@ -95,9 +111,12 @@ def test_the_least_recently_used_files_are_removed(folder, exports, monkeypatch)
         cached_onnx(net, scale)
         (file,) = [file for file in folder.iterdir() if file.read_bytes().endswith(exports[-1])]
         os.utime(file, (number, number))
+    mine = folder / "mine.onnx"  # the user's own, and older
+    mine.write_bytes(b"mine")
+    os.utime(mine, (0, 0))
     cached_onnx(net, 2)
     cached_onnx(net, 4)
-    assert len(exports) == 3 and len(list(folder.iterdir())) == 2
+    assert len(exports) == 3 and len({*folder.iterdir()} - {mine}) == 2 and mine.read_bytes() == b"mine"
     assert cached_onnx(net, 2) == b"graph 0" and cached_onnx(net, 4) == b"graph 2"
 
 

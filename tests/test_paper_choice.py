@@ -125,15 +125,22 @@ def test_ones_own_network_gets_a_row_beside_ours(command, argv, data, mine, tmp_
 
 
 def test_its_results_are_measured_again_if_its_code_changes(command, argv, mine, plug_in, tmp_path):
+    """Also in modules that it imports, and if `Net` is no class of its own module."""
     mine("mine", 2)
     argv += ["--sets", "Set5", "--scales", 2, "--peers", tmp_path / "peers"]
+    half, imports = (
+        MINE.replace("self.conv(x)", "self.conv(x) * 0.5"),
+        "from . import mine_b\nNet = lambda **how: mine_b.Net(**how)",
+    )
     psnr = []
-    for source in (MINE, MINE, MINE.replace("self.conv(x)", "self.conv(x) * 0.5")):
+    for mine_b, source in ("", MINE), ("", MINE), ("", half), (MINE, imports), (MINE, imports), (half, imports):
+        plug_in("mine_b", mine_b)
         plug_in("mine", source)
         outcome = command(*argv)
-        psnr.append(records(tmp_path / "out/table4_set5.csv")[-1]["x2_psnr"])
-        assert outcome.out.count(", cached") == (0, 3, 2)[len(psnr) - 1]
-    assert psnr[0] == psnr[1] != psnr[2]
+        assert outcome.code == 0, outcome.err
+        psnr.append((records(tmp_path / "out/table4_set5.csv")[-1]["x2_psnr"], outcome.out.count(", cached")))
+    full, other = psnr[0][0], psnr[2][0]
+    assert full != other and psnr == [(full, 0), (full, 3), (other, 2), (full, 2), (full, 3), (other, 2)]
 
 
 def test_a_training_run_of_ones_own_network_is_found_by_its_last_step(command, argv, mine, tmp_path):
@@ -150,6 +157,11 @@ def test_a_training_run_of_ones_own_network_is_found_by_its_last_step(command, a
 def test_a_single_file_of_ones_own_network_is_taken(command, argv, mine):
     outcome = command(*argv, "--sets", "Set5", "--scales", 2, "--peers", mine("mine", 2))
     assert measured(outcome.out)[2:] == ["Set5 x2 mine"]
+
+
+def test_a_network_may_be_named_like_a_published_one_and_more(command, argv, mine):
+    outcome = command(*argv, "--sets", "Set5", "--scales", 2, "--peers", mine("rlfn_wide", 2))
+    assert measured(outcome.out)[2:] == ["Set5 x2 rlfn_wide"], outcome.err
 
 
 def test_weights_that_do_not_fit_ones_own_network_are_one_line(expect_error, argv, mine, checkpoint, tmp_path):

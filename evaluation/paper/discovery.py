@@ -184,9 +184,9 @@ def find_peers(source: Path, failures: FailureLog) -> tuple[list[Checkpoint], li
 
 
 def _peer_model(stem: str) -> str | None:
-    """The module in `model/` that a weight file is named after: a published network's, else the longest name that fits."""
-    own = sorted({*model_names()} - {OUR_MODEL, *PEERS}, key=len, reverse=True)
-    return next((each for each in (*PEERS, *own) if _name_in(stem, each)), None)
+    """The module in `model/` that a weight file is named after, by the longest name that fits."""
+    names = set(model_names()) - {OUR_MODEL}
+    return max((each for each in names if _name_in(stem, each)), key=lambda each: (len(each), each), default=None)
 
 
 def _name_in(stem: str, model: str) -> re.Match[str] | None:

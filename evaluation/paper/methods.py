@@ -20,7 +20,7 @@ from evaluation.evaluate import EvalResult, evaluate
 from evaluation.paper import paper_results
 from evaluation.paper.discovery import OUR_MODEL, PEERS, Checkpoint
 from inference.upscaler import BicubicUpscaler, NetworkUpscaler, Upscale
-from model import model_file
+from model import source_files
 from model.checkpoint import load_model
 
 OURS = "CFSRCNN"  # the paper's row that our network and its self-ensemble are compared with
@@ -90,7 +90,7 @@ class Network:
             "protocol": self.protocol,
             "precision": "fp32",
             "device": str(self.device),
-            **({"model_sha256": hash_files([model_file(model)])} if own else {}),
+            **({"model_sha256": hash_files(source_files(model))} if own else {}),
         }
 
     def measure(self, test_set: BenchmarkSet) -> EvalResult:
