@@ -61,7 +61,7 @@ class Solver:
         self.state = TrainingState(args)
         saved = self.state.find()
         if args.resume and not saved:
-            self.context.print(f"--resume: there is no {self.state.path} yet, so training starts at step 0")
+            self.context.print(self.state.describe_absence())
 
         torch.manual_seed(args.seed)
         net = create_model(args.model, args.scale, multi_scale=args.scale == 0, group=args.group)

@@ -1,4 +1,4 @@
-"""`--resume` with other flags than before: what has no effect, and what changes from here on, is said in one line."""
+"""`--resume` with other flags than before, or another name: what has no effect, and what changes, is said in one line."""
 
 from __future__ import annotations
 
@@ -45,3 +45,10 @@ def test_damaged_settings_do_not_stop_a_resumed_run(train, tmp_path):
     torch.save(state | {"settings": {1: torch.zeros(2), "lr": torch.zeros(2)}}, path)
     outcome = train("--max_steps", 2, "--resume")
     assert outcome.code == 0 and "--resume: " not in outcome.out, outcome
+
+
+def test_a_run_of_another_name_is_pointed_out(train, tmp_path):
+    line = f"--resume: there is no {tmp_path}/run/{{}}_latest.train.pt yet, so training starts at step 0"
+    assert line.format("b") in train("--max_steps", 1, "--resume", "--ckpt_name", "b").out.splitlines()
+    outcome = train("--max_steps", 1, "--resume")
+    assert f"{line.format('cfsrcnn')}; --ckpt_name is cfsrcnn, the folder has b" in outcome.out.splitlines(), outcome

@@ -6,10 +6,12 @@ import json
 import shlex
 import shutil
 import subprocess
+import sys
 from dataclasses import asdict
 
 import pytest
 import torch
+from conftest import ROOT
 
 import training.run_record
 from solver import Solver
@@ -119,8 +121,15 @@ def test_the_commit_tells_changed_files_and_is_none_outside_of_a_clone(tmp_path,
     assert project_commit() == commit
     (tmp_path / "a.txt").write_text("b")
     assert project_commit() == f"{commit}-dirty"
+    monkeypatch.setenv("GIT_DIR", str(ROOT / ".git"))  # as in a hook of another repository
+    assert project_commit() == f"{commit}-dirty"
     monkeypatch.setattr(training.run_record, "ROOT", tmp_path / "inner")
     assert project_commit() is None
     monkeypatch.setattr(training.run_record, "ROOT", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path / "inner"))
     assert project_commit() is None  # without Git
+    git_that_hangs = tmp_path / "inner/git"
+    git_that_hangs.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n")
+    git_that_hangs.chmod(0o755)
+    monkeypatch.setattr(training.run_record, "GIT_SECONDS", 0.2)
+    assert project_commit() is None

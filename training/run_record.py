@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -21,6 +22,8 @@ from training.distributed import DistributedContext
 
 ROOT = Path(__file__).parent.parent
 GIT_SECONDS = 10  # as on a slow network disk
+# which Git sets for its hooks, `rebase --exec` and the like, and which name another repository than that of the folder
+GIT_VARIABLES = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY"}
 
 
 class RunRecord:
@@ -88,4 +91,6 @@ def project_commit() -> str | None:
 
 def _git(*argv: str) -> str:
     command = ["git", "--no-optional-locks", "-C", str(ROOT), *argv]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=GIT_SECONDS).stdout.strip()
+    variables = {name: value for name, value in os.environ.items() if name not in GIT_VARIABLES}
+    found = subprocess.run(command, capture_output=True, text=True, check=True, env=variables, timeout=GIT_SECONDS)
+    return found.stdout.strip()

@@ -68,6 +68,14 @@ class TrainingState:
         self.args = args
         self.path = Path(args.ckpt_dir) / f"{args.ckpt_name}_latest.train.pt"
 
+    def describe_absence(self) -> str:
+        """One line for `--resume` without a state of this name: what happens, and the names of other runs in the folder."""
+        ending = "_latest.train.pt"
+        others = sorted(each.name.removesuffix(ending) for each in self.path.parent.glob(f"*{ending}"))
+        names = escape_unprintable(", ".join(others))
+        rest = f"; --ckpt_name is {self.args.ckpt_name}, the folder has {names}" if others else ""
+        return f"--resume: there is no {self.path} yet, so training starts at step 0{rest}"
+
     def describe_changes(self, saved: dict) -> str:
         """A line break and one line on the flags that differ from the settings of the `saved` run: without effect, or in
         force from here on; "" if none differs."""
