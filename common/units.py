@@ -6,9 +6,9 @@ from __future__ import annotations
 def format_bytes(number: float) -> str:
     """A number of bytes to three digits: "512 B", "82.9 KB", "5.68 GB"."""
     for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "KB")):
-        if number >= size:
-            value = number / size
-            return f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
+        value = number / size
+        if value >= 0.9995:  # as 999.5 would be rounded to a fourth digit
+            return f"{value:,.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
     return f"{number:.0f} B"
 
 

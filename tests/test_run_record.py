@@ -44,7 +44,7 @@ def test_a_start_is_recorded_with_its_flags_machine_and_data(command, argv, tmp_
         "step": 0,
         "commit": "0123-dirty",
         "pytorch": torch.__version__,
-        "device": "cpu (1 threads)",
+        "device": "cpu (1 thread)",
         "images": 4,
     }
     expected |= {"processes": 1, "precision": "fp32", "preload": "host", "accumulate": 1}

@@ -71,7 +71,8 @@ def describe_device(device: torch.device) -> str:
     """Such as "cuda:0 (NVIDIA H100 PCIe)" or "cpu (8 threads)"."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
+    threads = torch.get_num_threads()
+    return f"{device} ({threads} thread{'s' * (threads > 1)})" if device.type == "cpu" else str(device)
 
 
 def describe_precision(args: TrainConfig, device: torch.device) -> str:
