@@ -278,6 +278,8 @@ def test_a_forward_that_fails_is_one_line_where_it_upscales(
     argv += ["--sample_dir", tmp_path / "out"]
     assert "0000.png" in expect_error(message, *argv, "--input", image_folder / "0000.png")
     expect_error(message, *argv, "--test_data_dir", image_folder)
+    argv = ["--image", image_folder / "0000.png", *argv[1:7], "--out", tmp_path / "figure"]
+    expect_error(message, "-m", "evaluation.figure", *argv)
 
 
 def test_a_forward_without_a_scale_is_accepted(plug_in, train, command, image_folder, tmp_path):
