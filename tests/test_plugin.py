@@ -101,6 +101,14 @@ def test_it_may_serve_several_scales_from_one_file(plug_in, train, benchmark):
         assert benchmark(scale)["scale"] == scale
 
 
+@pytest.mark.parametrize(("multi_scale", "scales"), [(False, "3"), (True, "2, 3, 4")])
+def test_show_names_its_scales(plug_in, command, tmp_path, multi_scale, scales):
+    plug_in("guest", GUEST)
+    save_state_dict(model.create_model("guest", 3, multi_scale).state_dict(), tmp_path / "w.pth")
+    shown = command("-m", "model.checkpoint", "show", tmp_path / "w.pth").out
+    assert f"a checkpoint of guest\n  model       guest\n  scale       {scales}\n" in shown
+
+
 def test_group_reaches_it(plug_in, train, benchmark, tmp_path):
     plug_in("guest", GUEST)
     assert train("--scale", 2, "--group", 4).code == 0
