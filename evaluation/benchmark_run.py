@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from common.errors import escape_unprintable
 from common.files import atomic_write, make_dir_within, parse_json
 from dataset.benchmark_set import BenchmarkSet, ImagePair
 from dataset.images import conversion_summary
@@ -109,7 +110,7 @@ def _difference(file: Path, key: dict) -> tuple[str, str] | None:
         found = parse_json(file.read_bytes())
         names = dict.fromkeys((*key, "tile"))  # which is there only if it was chosen
         differing = [name for name in names if found.get(name) != key.get(name)]
-        what = f"of {found.get('checkpoint') or found['model']}"
+        what = escape_unprintable(f"of {found.get('checkpoint') or found['model']}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         differing, what = ["format"], "that cannot be read"
     return (f"{file.parent} holds other results, {what}", ", ".join(differing)) if differing else None

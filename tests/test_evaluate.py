@@ -221,6 +221,13 @@ def test_results_of_another_checkpoint_of_the_same_name_are_kept(command, butter
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 
+def test_a_name_in_the_results_of_others_is_escaped(command, butterfly, tmp_path):
+    (tmp_path / "bicubic/Fly/x2").mkdir(parents=True)
+    (tmp_path / "bicubic/Fly/x2/results.json").write_text(json.dumps({"checkpoint": "a\x1b[2J\nb"}))
+    argv = ["--model", "bicubic", "--scale", 2, "--test_data_dir", butterfly, "--sample_dir", tmp_path]
+    assert r"holds other results, of a\x1b[2J\nb: these go to" in command("tcw_sample.py", *argv).out
+
+
 def test_a_folder_has_the_results_of_one_checkpoint_at_a_scale(command, butterfly, image_folder, checkpoint, tmp_path):
     """A program that reads RUN/SET/xSCALE would else take those of two for one's."""
     other = load_model(checkpoint)
