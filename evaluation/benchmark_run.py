@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from common.errors import escape_unprintable
 from common.files import atomic_write, make_dir_within, parse_json
 from dataset.benchmark_set import BenchmarkSet, ImagePair
 from dataset.images import conversion_summary
@@ -26,7 +27,7 @@ def run_benchmark(upscale: Upscale, test_set: BenchmarkSet, folder: Path, metada
     """Upscales and measures `test_set`, writes to `folder`/RUN/SET/xSCALE, prints the results; with `baseline` also bicubic's.
 
     `metadata`: the description of the run in `results.json`; its "protocol" is printed too. RUN is `run_name(metadata)`. If
-    other results are there, of another checkpoint or test set of the same name for example, a hash of `metadata` is appended.
+    other results are there, of another checkpoint or test set of the same name for example, a hash is appended.
     """
     top, run = folder, _free_name(folder, run_name(metadata), test_set, metadata)
     folder = folder / run / test_set.name / f"x{test_set.scale}"
@@ -77,20 +78,39 @@ def run_name(metadata: dict) -> str:
 
 
 def _free_name(folder: Path, run: str, test_set: BenchmarkSet, metadata: dict) -> str:
-    """`run`; with a hash appended if its folder holds results that `metadata` does not describe."""
-    file = folder / run / test_set.name / f"x{test_set.scale}" / "results.json"
-    if not file.is_file():
-        return run
+    """`run`; with a hash appended if its folder holds results of another checkpoint or setting at this scale.
+
+    Or those of another test set in the same place. The hash is of the checkpoint and settings, so that the test sets share a
+    folder; if that one is taken too, of all `metadata`.
+    """
     key = {name: value for name, value in metadata.items() if name not in NON_KEY_FIELDS}
+    settings = {name: value for name, value in key.items() if name not in ("test_set", "test_set_sha256")}
+    place = f"x{test_set.scale}/results.json"
+
+    def conflict(name: str) -> tuple[str, str] | None:
+        own = folder / name / test_set.name / place
+        if own.is_file():
+            return _difference(own, key)
+        beside = (file for file in sorted((folder / name).glob(f"*/{place}")) if file.is_file())
+        return next(filter(None, (_difference(file, settings) for file in beside)), None)
+
+    if (found := conflict(run)) is None:
+        return run
+    hashes = (hashlib.sha256(json.dumps(each, sort_keys=True).encode()).hexdigest()[:8] for each in (settings, key))
+    first, second = (f"{run}_{each}" for each in hashes)
+    other = second if conflict(first) else first
+    what, differing = found
+    print(f"{what}: these go to {folder / other} (other {differing})")
+    return other
+
+
+def _difference(file: Path, key: dict) -> tuple[str, str] | None:
+    """What the results in `file` are, and in which fields they differ from `key`; None if in none."""
     try:
         found = parse_json(file.read_bytes())
         names = dict.fromkeys((*key, "tile"))  # which is there only if it was chosen
         differing = [name for name in names if found.get(name) != key.get(name)]
-        what = f"of {found.get('checkpoint') or found['model']}"
+        what = escape_unprintable(f"of {found.get('checkpoint') or found['model']}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         differing, what = ["format"], "that cannot be read"
-    if not differing:
-        return run
-    other = f"{run}_{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]}"
-    print(f"{file.parent} holds other results, {what}: these go to {folder / other} (other {', '.join(differing)})")
-    return other
+    return (f"{file.parent} holds other results, {what}", ", ".join(differing)) if differing else None

@@ -16,7 +16,7 @@ from common.prefetch import BackgroundWriter, prefetch_map
 from common.progress import progress
 from dataset.benchmark_set import BenchmarkSet, ImagePair, lr_mismatch
 from evaluation.metrics import Scores, compute_scores
-from inference.upscaler import Upscale, translate_memory_errors
+from inference.upscaler import Upscale, translate_upscale_errors
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def evaluate(
         for pair, (hr, lr) in zip(shown, images, strict=True):
             start = time.perf_counter()
             file = pair.lr_path or pair.hr_path
-            with translate_memory_errors(file), error_context(file):
+            with translate_upscale_errors(file), error_context(file):
                 sr = upscale(lr)
             writer(finish, pair, hr, lr, sr, time.perf_counter() - start)
     return EvalResult(rows, mean_row(rows), fmean(mismatches) if mismatches else 0.0)

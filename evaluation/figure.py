@@ -26,7 +26,7 @@ from dataset.images import EXTENSIONS, read_rgb
 from evaluation.compare import check_names, parse_compare, require_sr
 from evaluation.metrics import compute_scores, rgb_to_y
 from evaluation.paper.discovery import OUR_MODEL, PEERS
-from inference.upscaler import BicubicUpscaler, NetworkUpscaler, Upscale
+from inference.upscaler import BicubicUpscaler, NetworkUpscaler, Upscale, translate_upscale_errors
 from model.checkpoint import load_model
 
 RED, GREEN, INK, PAPER = (220, 30, 30), (20, 170, 60), (20, 20, 20), (255, 255, 255)
@@ -163,7 +163,8 @@ def main() -> None:
         ensure_not_input(file, [args.image, args.ckpt_path, *compare.values()])
     hr, lr = pair.read()
     network = NetworkUpscaler(load_model(args.ckpt_path, args.model, args.scale), args.scale)
-    panels = make_panels(hr, lr, {"Bicubic": BicubicUpscaler(args.scale), label: network}, compare)
+    with translate_upscale_errors(args.image):
+        panels = make_panels(hr, lr, {"Bicubic": BicubicUpscaler(args.scale), label: network}, compare)
     crop = args.crop or pick_crop(panels[1].image, panels[2].image)
     if crop[0] + crop[2] > hr.shape[1] or crop[1] + crop[3] > hr.shape[0]:
         raise InputError(f"--crop {','.join(map(str, crop))} leaves the image of {hr.shape[1]}x{hr.shape[0]} pixels")

@@ -131,6 +131,8 @@ class Tiler:
             if self._two_stage
             else self._net(maps[0], self._scale)
         )
+        if not isinstance(sr, Tensor):
+            raise InputError(f"the network returned a {type(sr).__name__}, not a tensor")
         expected = (maps[0].shape[0], 3, maps[0].shape[2] * self._scale, maps[0].shape[3] * self._scale)
         if sr.shape != expected:
             shapes = f"{tuple(sr.shape)} of {tuple(maps[0].shape)}, not {expected}"

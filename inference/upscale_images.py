@@ -27,7 +27,7 @@ from dataset.image_metadata import ImageMetadata
 from dataset.image_writer import Output, write_output
 from dataset.images import EXTENSIONS, DecodedFile, DecodedImage, read_frames
 from dataset.imresize import resize
-from inference.upscaler import NetworkUpscaler, Upscale, translate_memory_errors
+from inference.upscaler import NetworkUpscaler, Upscale, translate_upscale_errors
 
 # images that people keep in folders, but which are not read here
 FOREIGN_EXTENSIONS = {".heic", ".heif", ".jp2", ".j2k", ".jxl", ".psd", ".dng", ".cr2", ".nef", ".arw", ".exr", ".hdr"}
@@ -86,7 +86,7 @@ def upscale_images(
     bar, start, pixels = progress(total=len(jobs), desc=f"x{upscale.scale}", unit="image"), time.monotonic(), 0
 
     def write(file: Path, out: Path, output: Output) -> None:
-        with _Collecting(summary), translate_memory_errors(file):
+        with _Collecting(summary), translate_upscale_errors(file):
             existed = out.exists()
             write_output(out, output, options.quality)
             summary.written.append(out)
@@ -94,7 +94,7 @@ def upscale_images(
 
     with bar, BackgroundWriter() as writer, prefetch_map(_try_to_read, [file for file, _ in jobs]) as decoded:
         for (file, out), source in zip(jobs, decoded, strict=True):
-            with _Collecting(summary), translate_memory_errors(file):
+            with _Collecting(summary), translate_upscale_errors(file):
                 if isinstance(source, InputError):
                     raise source
                 with error_context(file):

@@ -20,6 +20,7 @@ from common.errors import InputError
 from dataset.imresize import resize
 from inference.backends import FP32_MAX, start_backend
 from inference.tiling import Tiler
+from model import describe_failure, failed_model
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PROTOCOLS = ("paper", "rounded")
@@ -45,18 +46,20 @@ def to_uint16(sr: Tensor) -> Tensor:
 
 
 @contextmanager
-def translate_memory_errors(path: Path | str) -> Iterator[None]:
-    """Raises an `InputError` that names the image `path` where main memory or that of the GPU runs out."""
+def translate_upscale_errors(path: Path | str) -> Iterator[None]:
+    """Raises an `InputError` that names the image `path` where memory or a GPU's runs out, or a network in `model/` fails."""
     try:
         yield
         return
-    except MemoryError:
-        where = "on this machine"
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            where = "on the GPU"
-        elif "can't allocate memory" in str(error):  # PyTorch's on the CPU
+    except InputError:
+        raise
+    except Exception as error:
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # PyTorch's on the CPU
             where = "on this machine"
+        elif is_out_of_memory(error):
+            where = "on the GPU"
+        elif name := failed_model(error):
+            raise InputError(f"{path}: model/{name}.py fails on it ({describe_failure(name, error)})") from error
         else:
             raise
     raise InputError(f"{path}: there is too little free memory for it {where}: free some, or use a smaller image")

@@ -86,6 +86,15 @@ def describe_failure(name: str, error: Exception) -> str:
     return f"{type(error).__name__}: {summarize_exception(error)[:200]}{where}"
 
 
+def failed_model(error: Exception) -> str | None:
+    """The module in `model/` whose code raised an exception, directly or in what it called; None if none did."""
+    for frame in reversed(extract_tb(error.__traceback__)):
+        for folder in map(Path, __path__):
+            if folder in (file := Path(frame.filename)).parents:
+                return Path(file.relative_to(folder).parts[0]).stem
+    return None
+
+
 def _module_names() -> set[str]:
     return {module.name for module in pkgutil.iter_modules(__path__)}
 

@@ -9,6 +9,7 @@ Command line: `python -m model.checkpoint show FILE`, and `convert IN OUT --form
 from __future__ import annotations
 
 import hashlib
+import itertools
 import pickle
 import re
 import sys
@@ -337,13 +338,16 @@ def _describe(path: Path, state: StateDict) -> str:
 
 
 def _identify(path: Path, state: StateDict) -> tuple[str, nn.Module, tuple[int, ...]]:
-    """The network of `model/` whose tensors are those of `state`: its name, the network, the scale. `InputError` if none."""
+    """The network of `model/` whose tensors are those of `state`: its name, the network, its scales. `InputError` if none."""
     for model in model_names():
-        for scale in SCALES:
+        nets: dict[int, nn.Module] = {}
+        for scale, multi_scale in itertools.product(SCALES, (False, True)):
             with suppress(InputError):  # a network need not know each scale
-                net = create_model(model, scale)
+                net = create_model(model, scale, multi_scale)
                 if _shapes(net.state_dict()) == _shapes(state):
-                    return model, net, (scale,)
+                    nets[scale] = net
+        if nets:
+            return model, next(iter(nets.values())), tuple(nets)
     first = next(iter(state))
     raise InputError(f"{path} is no CFSRCNN checkpoint, nor of any network in model/: its first tensor is {first}")
 

@@ -221,6 +221,28 @@ def test_results_of_another_checkpoint_of_the_same_name_are_kept(command, butter
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 
+def test_a_name_in_the_results_of_others_is_escaped(command, butterfly, tmp_path):
+    (tmp_path / "bicubic/Fly/x2").mkdir(parents=True)
+    (tmp_path / "bicubic/Fly/x2/results.json").write_text(json.dumps({"checkpoint": "a\x1b[2J\nb"}))
+    argv = ["--model", "bicubic", "--scale", 2, "--test_data_dir", butterfly, "--sample_dir", tmp_path]
+    assert r"holds other results, of a\x1b[2J\nb: these go to" in command("tcw_sample.py", *argv).out
+
+
+def test_a_folder_has_the_results_of_one_checkpoint_at_a_scale(command, butterfly, image_folder, checkpoint, tmp_path):
+    """A program that reads RUN/SET/xSCALE would else take those of two for one's."""
+    other = load_model(checkpoint)
+    other.frb.conv.weight.data *= 0.9
+    save_state_dict(other.state_dict(), tmp_path / "other/net.pth")
+
+    def folder(path: Path, data: Path) -> str:
+        argv = ["--scale", 2, "--sample_dir", tmp_path / "out", "--ckpt_path", path, "--test_data_dir", data]
+        return sr_folder(command("tcw_sample.py", *argv).out).parents[2].name
+
+    second = tmp_path / "other/net.pth"
+    assert folder(checkpoint, butterfly) == "net" != folder(second, image_folder)
+    assert folder(second, butterfly) == folder(second, image_folder) and folder(checkpoint, image_folder) == "net"
+
+
 def test_results_of_another_test_set_of_the_same_name_are_kept(command, butterfly, tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}/Mine").mkdir(parents=True)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import model
-from model.checkpoint import read_state_dict
+from model.checkpoint import read_state_dict, save_state_dict
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -99,6 +99,14 @@ def test_it_may_serve_several_scales_from_one_file(plug_in, train, benchmark):
     assert outcome.code == 0 and "guest x2, x3, x4" in outcome.out, outcome
     for scale in (2, 3, 4):
         assert benchmark(scale)["scale"] == scale
+
+
+@pytest.mark.parametrize(("multi_scale", "scales"), [(False, "3"), (True, "2, 3, 4")])
+def test_show_names_its_scales(plug_in, command, tmp_path, multi_scale, scales):
+    plug_in("guest", GUEST)
+    save_state_dict(model.create_model("guest", 3, multi_scale).state_dict(), tmp_path / "w.pth")
+    shown = command("-m", "model.checkpoint", "show", tmp_path / "w.pth").out
+    assert f"a checkpoint of guest\n  model       guest\n  scale       {scales}\n" in shown
 
 
 def test_group_reaches_it(plug_in, train, benchmark, tmp_path):
@@ -257,6 +265,29 @@ def test_a_forward_that_fails_is_one_line_before_the_first_step(plug_in, train, 
     size = "36x30" if fault == "windows" else "8x8"  # of the images in validation; of a patch
     assert f"model/guest.py cannot be trained: on an LR image of {size} at scale 2 it fails" in errors[0]
     assert message in errors[0] and not (tmp_path / "run/guest_3.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("return self.entry(x.flatten())", "model/guest.py fails on it (RuntimeError: "),
+        ("return x.nothing", "(AttributeError: 'Tensor' object has no attribute 'nothing', line 16)"),
+        ("return [x]", "the network returned a list, not a tensor"),
+    ],
+)
+def test_a_forward_that_fails_is_one_line_where_it_upscales(
+    plug_in, expect_error, image_folder, tmp_path, fault, message
+):
+    plug_in("guest", GUEST)
+    save_state_dict(model.create_model("guest", 2).state_dict(), tmp_path / "guest_x2.pth")
+    forward = "    def forward(self, x, scale):\n"
+    plug_in("guest", GUEST.replace(forward, f"{forward}        {fault}\n"))
+    argv = ["tcw_sample.py", "--model", "guest", "--ckpt_path", tmp_path / "guest_x2.pth", "--scale", 2]
+    argv += ["--sample_dir", tmp_path / "out"]
+    assert "0000.png" in expect_error(message, *argv, "--input", image_folder / "0000.png")
+    expect_error(message, *argv, "--test_data_dir", image_folder)
+    argv = ["--image", image_folder / "0000.png", *argv[1:7], "--out", tmp_path / "figure"]
+    expect_error(message, "-m", "evaluation.figure", *argv)
 
 
 def test_a_forward_without_a_scale_is_accepted(plug_in, train, command, image_folder, tmp_path):
