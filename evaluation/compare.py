@@ -29,6 +29,17 @@ LEVEL = re.compile(r"x\d|SR|HR|LR", re.IGNORECASE)  # folders of a set, not of s
 Found = dict[str, dict[Path, list[Path]]]  # suffix -> HR file -> files of the HR image's name and this suffix
 
 
+def add_compare_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds `--compare NAME=FOLDER`, which may be given several times: a list of (name, folder)."""
+    parser.add_argument(
+        "--compare",
+        type=parse_compare,
+        action="append",
+        default=[],
+        help="NAME=FOLDER of SR images, flat or SET/xSCALE/SR",
+    )
+
+
 def parse_compare(text: str) -> tuple[str, Path]:
     """ "NAME=FOLDER", for argparse."""
     name, equals, folder = text.partition("=")

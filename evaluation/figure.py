@@ -23,7 +23,7 @@ from common.files import atomic_write, ensure_not_input
 from common.malloc import tune_malloc
 from dataset.benchmark_set import ImagePair
 from dataset.images import EXTENSIONS, read_rgb
-from evaluation.compare import check_names, parse_compare, require_sr
+from evaluation.compare import add_compare_flag, check_names, require_sr
 from evaluation.metrics import compute_scores, rgb_to_y
 from evaluation.paper.discovery import OUR_MODEL, PEERS
 from inference.upscaler import BicubicUpscaler, NetworkUpscaler, Upscale, translate_upscale_errors
@@ -136,13 +136,7 @@ def main() -> None:
     parser.add_argument("--label", help="its caption (default: CFSRCNN, or the name of another --model)")
     parser.add_argument("--scale", type=int, required=True, choices=SCALES, help="upscaling factor")
     parser.add_argument("--crop", type=parse_crop, help="x,y,w,h in HR pixels (default: where the two differ most)")
-    parser.add_argument(
-        "--compare",
-        type=parse_compare,
-        action="append",
-        default=[],
-        help="NAME=FOLDER of SR images, flat or SET/xSCALE/SR",
-    )
+    add_compare_flag(parser)
     parser.add_argument("--crops_only", action="store_true", help="LR, then the enlarged crops alone, HR last")
     parser.add_argument("--out", type=Path, required=True, help="NAME.png or NAME.pdf; NAME: both are written")
     args = parser.parse_args()

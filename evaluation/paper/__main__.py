@@ -24,7 +24,7 @@ from common.tables import Table, to_markdown, write_table
 from dataset.benchmark_set import BenchmarkSet, available_scales, open_test_set
 from dataset.sources import TEST_SETS, download_command
 from evaluation.cache import MeanScores, get_or_compute, hash_test_set
-from evaluation.compare import parse_compare
+from evaluation.compare import add_compare_flag
 from evaluation.complexity import count_all, scale_table
 from evaluation.evaluate import EvalResult, keep_decoded
 from evaluation.paper import paper_results
@@ -63,13 +63,7 @@ def parse_flags() -> argparse.Namespace:
         "--scales", type=int, nargs="+", choices=SCALES, metavar="SCALE", help="only these, such as 2 4"
     )
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for tables and cached results")
-    parser.add_argument(
-        "--compare",
-        type=parse_compare,
-        action="append",
-        default=[],
-        help="NAME=FOLDER of SR images, flat or SET/xSCALE/SR",
-    )
+    add_compare_flag(parser)
     parser.add_argument("--peers", type=Path, metavar="FOLDER", help=f"other networks: {PEER_EXAMPLES}")
     parser.add_argument("--no_self_ensemble", action="store_true", help="skip the self-ensemble: 9 times as fast")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="paper", help="SR to 8 bits: truncated or rounded")
