@@ -47,6 +47,7 @@ RESUME_INVARIANTS = (  # fixed for the whole run
     "optimizer",
     "hard_crops",
 )
+ENDING = "_latest.train.pt"  # of the state file, after the run's name
 FRESH_START_ONLY = ("init", "pretrained")  # decide initial weights, which a resumed run does not need
 OF_THE_START = ("ckpt_dir", "ckpt_name", "verbose", "resume")  # where the run is and what is printed, not how it trains
 CHANGEABLE = tuple(
@@ -66,12 +67,11 @@ class TrainingState:
 
     def __init__(self, args: TrainConfig):
         self.args = args
-        self.path = Path(args.ckpt_dir) / f"{args.ckpt_name}_latest.train.pt"
+        self.path = Path(args.ckpt_dir) / f"{args.ckpt_name}{ENDING}"
 
     def describe_absence(self) -> str:
         """One line for `--resume` without a state of this name: what happens, and the names of other runs in the folder."""
-        ending = "_latest.train.pt"
-        others = sorted(each.name.removesuffix(ending) for each in self.path.parent.glob(f"*{ending}"))
+        others = sorted(each.name.removesuffix(ENDING) for each in self.path.parent.glob(f"*{ENDING}"))
         names = escape_unprintable(", ".join(others))
         rest = f"; --ckpt_name is {self.args.ckpt_name}, the folder has {names}" if others else ""
         return f"--resume: there is no {self.path} yet, so training starts at step 0{rest}"
