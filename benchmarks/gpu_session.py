@@ -3,8 +3,7 @@
 Runs with the Python at hand and needs neither pip nor a network. Every section runs in a process of its own; one that fails
 is reported and the rest goes on. Weights, logs and tables up to 16 MiB are copied to `--out` while they are written.
 Command line: `make gpu IMAGES=FOLDER MINUTES=M`, or `python -m benchmarks.gpu_session --images FOLDER --minutes M`.
-Its recipe, with `--hard_crops 4`, was run by hand on one H200 and made the pretrained weights; 16 is a little better
-(docs/training.md). The command itself has only been run dry.
+On one H200 it trained the last stage of the pretrained weights (docs/training.md).
 """
 
 from __future__ import annotations
@@ -18,7 +17,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -36,15 +37,18 @@ from training.validation import NO_SET
 ROOT = Path(__file__).parent.parent
 IMPORT_NAMES = {"opencv-python": "cv2", "pillow": "PIL", "scikit-image": "skimage"}  # where they are not the package's
 NOT_NEEDED = ("torchvision", "pooch", "requests", "matplotlib")  # by none of the sections
+SKIPPABLE = ("tests", "benchmarks", "speed", "training")
 GRACE_SECONDS = 15  # after SIGTERM
-MAX_STEPS, START_MINUTES = 1_000_000, 0.3  # a run ends by its minutes; what it takes until its first step, and to end
+MAX_STEPS = 1_000_000  # a run ends by its minutes
+START_SECONDS, LATE_SECONDS = 25, 30  # what a run takes until its first step and to end, and may take more than that
 GRAPH, COMPILED = "bf16, CUDA graph", "bf16, compiled"
+FASTEST = f"{COMPILED}, CUDA graph"  # on an H200, after half a minute of compiling
 SETTINGS = {  # what is tried, the slowest start last: the second that compiles finds the work of the first
     "fp32": ["--precision", "fp32"],
     "bf16": ["--precision", "bf16"],
     GRAPH: ["--precision", "bf16", "--cuda_graph"],
     COMPILED: ["--precision", "bf16", "--compile"],
-    f"{COMPILED}, CUDA graph": ["--precision", "bf16", "--compile", "--cuda_graph"],
+    FASTEST: ["--precision", "bf16", "--compile", "--cuda_graph"],
 }
 SHORT_SESSION, LEAST_SECONDS = 30, 15  # minutes; to try a setting or to train at all
 LIMITS = {  # fractions of the time
@@ -54,21 +58,9 @@ LIMITS = {  # fractions of the time
     "data": 0.2,
     "speed": 0.15,
 }
-RECIPE = (
-    "--optimizer",
-    "muon",
-    "--lr_schedule",
-    "cosine",
-    "--clip",
-    "1",
-    "--loss_fn",
-    "L1",
-    "--ema",
-    "0.999",
-    "--hard_crops",
-    "16",
-)
+RECIPE = "--optimizer muon --lr_schedule cosine --clip 1 --loss_fn L1 --ema 0.999 --hard_crops 16"
 SHRINK = ("0.8", "0.6")  # each image again at these fractions of its size
+BATCH_SHARE = {2: Fraction(1), 3: Fraction(5, 6), 4: Fraction(5, 9)}  # of --batch: a step of x3 or x4 costs more
 minutes = bounded(float, lambda value: 0 < value <= 1e5, "a number of minutes above zero")
 
 
@@ -85,6 +77,7 @@ class Session:
         self.results: dict[str, object] = {}
         self.rows: list[list[str]] = []
         self.training_set = self.work / "images.h5"
+        self.teaching: dict[int, subprocess.Popen[bytes]] = {}  # by scale, the processes that compute teachers' targets
         for folder in (self.out, self.work):
             make_dir(folder)
 
@@ -125,18 +118,18 @@ class Session:
     def call(self, *argv: object, limit: float) -> str:
         """Runs Python with `argv`, shows and returns what it prints; `SectionError` if it fails or exceeds `limit` seconds."""
         log = self.work / "output.txt"
+        return self._finish(self._start(argv, log), log, limit)
+
+    def _start(self, argv: Sequence[object], log: Path) -> subprocess.Popen[bytes]:
         with open(log, "wb") as stream:
-            process = subprocess.Popen([sys.executable, *map(str, argv)], cwd=ROOT, stdout=stream, stderr=stream)
-            try:
-                code = process.wait(max(1.0, limit))
-            except subprocess.TimeoutExpired:
-                process.terminate()  # on which a training run saves its state
-                try:
-                    process.wait(GRACE_SECONDS)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
-                code = -1
+            return subprocess.Popen([sys.executable, *map(str, argv)], cwd=ROOT, stdout=stream, stderr=stream)
+
+    def _finish(self, process: subprocess.Popen[bytes], log: Path, limit: float) -> str:
+        try:
+            code = process.wait(max(1.0, limit))
+        except subprocess.TimeoutExpired:
+            _stop(process)
+            code = -1
         text = log.read_text(errors="replace")
         print(text[-4000:], flush=True)
         if code:
@@ -144,6 +137,11 @@ class Session:
             why = f"stopped after {limit:.0f} s" if code < 0 else f"exit code {code}"
             raise SectionError(f"{why}: {last[:300]}")
         return text
+
+    def close(self) -> None:
+        """Stops the teachers that still run."""
+        for process in self.teaching.values():
+            _stop(process)
 
     # --- the sections ---------------------------------------------------------------------------------------------------
 
@@ -183,6 +181,9 @@ class Session:
     def speed(self) -> dict[str, dict[str, float]]:
         """By setting: "rate", steps per second at x2, and "startup", the seconds that the first steps take more. A setting that
         fails is left out."""
+        for process in self.teaching.values():  # which would take a part of the GPU
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(1.0, self.seconds_left() / 4))
         speeds: dict[str, dict[str, float]] = {}
         data, steps = self._training_set(2), self.args.probe_steps
         end = time.monotonic() + self._limit("speed")
@@ -209,7 +210,7 @@ class Session:
         """The setting that makes the most steps in so many seconds. Another scale compiles anew."""
         speeds = self.results.get("speed")
         if not isinstance(speeds, dict):
-            return GRAPH if pick_device(self.args.device).type == "cuda" else "fp32"
+            return FASTEST if pick_device(self.args.device).type == "cuda" else "fp32"
         compiling = max((speeds[name]["startup"] for name in speeds if COMPILED in name), default=0.0)
 
         def steps(name: str) -> float:
@@ -219,16 +220,39 @@ class Session:
         return max(speeds, key=steps)
 
     def distill(self, scale: int) -> str:
-        """A training set whose targets the teacher networks compute: `training.distillation`."""
+        """A training set whose targets the teacher networks compute: `training.distillation`.
+
+        The first call starts the teachers of all scales, so that those of x3 and x4 work while x2 is trained. Sets of an
+        earlier session with the same images, teachers and settings are used as they are.
+        """
+        if not self.teaching:
+            for each in self.args.scales:
+                if command := self._teacher_command(each):
+                    self.teaching[each] = self._start(command, self._distilled(each).with_suffix(".txt"))
+        if scale not in self.teaching:
+            raise SectionError(f"{self.args.teachers} has no file such as rlfn_x{scale}.pth")
+        out = self._distilled(scale)
+        self._finish(self.teaching[scale], out.with_suffix(".txt"), self.seconds_left() / 4)
+        return out.name
+
+    def _teacher_command(self, scale: int) -> list[object]:
+        """What computes the targets, or only says that they are there; empty without teachers. One alone is asked 8 times."""
         files = sorted(file for file in self.args.teachers.iterdir() if f"x{scale}" in file.name.lower())
         teachers = [f"{name}={file}" for file in files for name in ("rlfn", "bsrn") if name in file.name.lower()]
         if not teachers:
-            raise SectionError(f"{self.args.teachers} has no file such as rlfn_x{scale}.pth")
-        flags = [flag for teacher in teachers for flag in ("--teacher", teacher)]
+            return []
         out = self._distilled(scale)
-        where = ("--source", self.args.images, "--shrink", *SHRINK, "--out", out, "--device", self.args.device)
-        self.call("-m", "training.distillation", "--scale", scale, *flags, *where, limit=self.seconds_left() / 4)
-        return out.name
+        flags = [flag for teacher in teachers for flag in ("--teacher", teacher)]
+        flags += ["--self_ensemble"] if len(teachers) == 1 else []
+        command = ["-m", "training.distillation", "--scale", scale, *flags, "--source", self.args.images]
+        command += ["--shrink", *SHRINK, "--out", out, "--device", self.args.device]
+        images = [(file.name, file.stat().st_size) for file in sorted(self.args.images.iterdir())]
+        made, settings = out.with_suffix(".json"), json.dumps([list(map(str, command)), images])
+        if out.exists() and made.exists() and made.read_text() == settings:
+            return ["-c", f"print({str(out)!r}, 'is there')"]
+        out.unlink(missing_ok=True)
+        made.write_text(settings)
+        return command
 
     def train_scale(self, scale: int, remaining: int) -> dict[str, object]:
         """Trains one scale from the pretrained weights in its share of the time that is left, annealed to its end."""
@@ -236,35 +260,34 @@ class Session:
         share = self.seconds_left() / remaining
         if share <= 0:
             raise SectionError("no time is left")
-        minutes = max(0.01, 0.9 * share / 60 - START_MINUTES)
+        minutes = max(0.01, (share - START_SECONDS) / 60)
         setting = self._best_setting(60 * minutes)
         try:
-            self._train_scale(scale, data, setting, minutes, share)
+            self._train_scale(scale, data, setting, minutes)
         except SectionError as error:
             left = self.seconds_left() / remaining
-            if setting == GRAPH or GRAPH not in SETTINGS or left < LEAST_SECONDS + 60 * START_MINUTES:
+            if setting == GRAPH or GRAPH not in SETTINGS or left < LEAST_SECONDS + START_SECONDS:
                 raise
             print(f"x{scale} with {setting} failed: {error}", file=sys.stderr, flush=True)
-            setting, minutes = GRAPH, 0.9 * left / 60 - START_MINUTES
-            self._train_scale(scale, data, setting, minutes, left)
+            setting, minutes = GRAPH, (left - START_SECONDS) / 60
+            self._train_scale(scale, data, setting, minutes)
         return {"setting": setting, "minutes": minutes, **_last_line(self.out / f"x{scale}")}
 
-    def _train_scale(self, scale: int, data: Path, setting: str, minutes: float, limit: float) -> None:
+    def _train_scale(self, scale: int, data: Path, setting: str, minutes: float) -> None:
         length = ["--max_minutes", f"{max(0.01, minutes):.2f}", "--max_steps", MAX_STEPS, "--warmup", self.args.warmup]
         rest = ["--print_interval", self.args.print_interval, "--resume"]
+        limit = 60 * minutes + START_SECONDS + LATE_SECONDS
         self.train(scale, self.out / f"x{scale}", data, *SETTINGS[setting], *length, *rest, limit=limit)
 
     def train(self, scale: int, folder: Path, data: Path, *flags: object, limit: float) -> None:
-        """`train.py` from the pretrained weights, x3 and x4 from this session's x2 if there is one; later flags win."""
-        start = ROOT / f"checkpoint/x{scale}/cfsrcnn_x{scale}.pth"
-        if scale != 2 and (own := sorted((self.out / "x2").glob("cfsrcnn_x2_*.pth"), key=os.path.getmtime)):
-            start = own[-1]
+        """`train.py` from the pretrained weights of the scale; later flags win."""
         where = ["--train_data_path", data, "--ckpt_dir", folder, "--ckpt_name", f"cfsrcnn_x{scale}"]
         where += ["--val_data_dir", self.args.validation] if self.args.validation else []
         where += ["--device", self.args.device, "--scale", scale]
-        patch = max(1, self.args.patch * 3 // 4) if scale == 4 else self.args.patch  # its LR images are small
-        size = ["--batch_size", self.args.batch, "--patch_size", patch, "--lr", self.args.lr]
-        self.call("train.py", *where, *size, *RECIPE, "--pretrained", start, *flags, limit=limit)
+        where += ["--pretrained", ROOT / f"checkpoint/x{scale}/cfsrcnn_x{scale}.pth"]
+        batch = max(1, round(self.args.batch * BATCH_SHARE[scale]))
+        size = ["--batch_size", batch, "--patch_size", self.args.patch, "--lr", self.args.lr]
+        self.call("train.py", *where, *size, *RECIPE.split(), *flags, limit=limit)
 
     def _distilled(self, scale: int) -> Path:
         return self.work / f"distilled_x{scale}.h5"
@@ -279,6 +302,16 @@ class Session:
 
     def _limit(self, section: str) -> float:
         return min(60 * self.args.minutes * LIMITS[section], self.seconds_left())
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ends it, at once if it is over; on SIGTERM a training run saves its state."""
+    process.terminate()
+    try:
+        process.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _last_line(folder: Path) -> dict:
@@ -310,13 +343,13 @@ def parse_flags() -> argparse.Namespace:
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cuda", help="cpu: a dry run")
     parser.add_argument("--scales", type=int, nargs="+", choices=SCALES, default=list(SCALES), help="to be trained")
-    parser.add_argument("--skip", nargs="+", default=[], choices=("tests", "benchmarks"), help="to save time")
-    parser.add_argument("--batch", type=positive_int, default=24, help="patches per step")
-    parser.add_argument("--patch", type=positive_int, default=64, help="patch size in LR pixels (x4: 3/4 of it)")
+    parser.add_argument("--skip", nargs="+", default=[], choices=SKIPPABLE, help="to save time")
+    parser.add_argument("--batch", type=positive_int, default=44, help="patches per step at x2 (x3: 5/6, x4: 5/9)")
+    parser.add_argument("--patch", type=positive_int, default=48, help="patch size in LR pixels")
     parser.add_argument("--lr", default="2e-3", help="learning rate of the training runs")
     parser.add_argument("--warmup", type=non_negative_int, default=300, help="steps of its warmup")
     parser.add_argument("--probe_steps", type=positive_int, default=100, help="steps per measurement of the speed")
-    parser.add_argument("--print_interval", type=positive_int, default=1000, help="steps between validations")
+    parser.add_argument("--print_interval", type=positive_int, default=5000, help="steps between validations")
     args = parser.parse_args()
     for name in ("images", "teachers", "validation"):
         folder = getattr(args, name)
@@ -350,11 +383,12 @@ def main() -> None:
     for number, scale in enumerate(args.scales):
         if args.teachers:
             sections[f"teachers x{scale}"] = lambda scale=scale: session.distill(scale)  # type: ignore[misc]
-        if number == 0:
+        if number == 0 and "speed" not in args.skip:
             sections["speed"] = session.speed
-        remaining = len(args.scales) - number
-        sections[f"x{scale}"] = lambda scale=scale, n=remaining: session.train_scale(scale, n)  # type: ignore[misc]
-    with Copier(session.out, results):
+        if "training" not in args.skip:
+            remaining = len(args.scales) - number
+            sections[f"x{scale}"] = lambda scale=scale, n=remaining: session.train_scale(scale, n)  # type: ignore[misc]
+    with Copier(session.out, results), closing(session):
         session.run(sections)
     print((session.out / "session.md").read_text())
     if session.failed():

@@ -55,8 +55,9 @@ class TeacherPool:
     """Calls a `TeacherEnsemble` from any number of threads. To be used in a `with` block.
 
     On the CPU with `workers` above one, images are computed by that many processes of one PyTorch thread each, which start at
-    the first call; else one after the other by a single thread of this process: cuDNN prepares its convolutions anew for each
-    thread that calls it. Results do not depend on the number of workers.
+    the first call; else one after the other by a single thread of this process. On a GPU cuDNN is off meanwhile: it prepares
+    each convolution anew for each size of image, which takes longer than an image. Results do not depend on the number of
+    workers.
     Raises `InputError` as `TeacherEnsemble` does, and if a process dies, for example because memory ran out.
     """
 
@@ -74,7 +75,7 @@ class TeacherPool:
         self._executor: Executor | None = None
 
     def __enter__(self) -> TeacherPool:
-        self._threads_before = torch.get_num_threads()
+        self._threads_before, self._cudnn_before = torch.get_num_threads(), torch.backends.cudnn.enabled
         if self._workers > 1:
             context = get_context("spawn")  # a fork would copy PyTorch's threads in whatever state they are
             self._executor = ProcessPoolExecutor(self._workers, context, _start_worker, self._arguments)
@@ -82,6 +83,8 @@ class TeacherPool:
         else:
             if self._device.type == "cpu":
                 torch.set_num_threads(1)
+            else:
+                torch.backends.cudnn.enabled = False
             self._executor, self._call = ThreadPoolExecutor(1), self._ensemble
         return self
 
@@ -97,6 +100,7 @@ class TeacherPool:
 
     def __exit__(self, *_: object) -> None:
         torch.set_num_threads(self._threads_before)
+        torch.backends.cudnn.enabled = self._cudnn_before
         if self._executor is not None:
             self._executor.shutdown(cancel_futures=True)
 
