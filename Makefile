@@ -48,8 +48,8 @@ gpu:
 
 # Weights from a folder of photographs, as the pretrained weights were made (docs/training.md): make train-x2 IMAGES=FOLDER, with
 # EXTRA=FOLDER for more photographs and TEACHERS=FOLDER for distillation from the weights of RLFN and BSRN in that folder.
-# GPU=1: the last stage has the batches, the learning rate and the minutes of one H200. An interrupted run resumes when the
-# command is repeated. x3 and x4 start from x2. Minutes are those of the last stage.
+# GPU=1: the last stage has the batches, the learning rate and the minutes of one H200, and another such stage follows. An
+# interrupted run resumes when the command is repeated. x3 and x4 start from x2. Minutes are those of the last stages.
 IMAGES ?= $(PICTURES)
 RUNS ?= runs
 PRECISION ?= bf16
@@ -60,7 +60,7 @@ STEPS_48 ?= 3500
 STEPS_48B ?= 12000
 STEPS_FIRST ?= 3400
 ifdef GPU
-LAST ?= --lr 2e-3 --ema 0.999 --warmup 300 --cuda_graph
+LAST ?= --lr 2e-3 --ema 0.999 --warmup 300 --print_interval 5000 --cuda_graph
 SIZE_X2 ?= --batch_size 24 --patch_size 64
 SIZE_X3 ?= --batch_size 20 --patch_size 64
 SIZE_X4 ?= --batch_size 24 --patch_size 48
@@ -70,6 +70,14 @@ MINUTES_X4 ?= 1.53
 SHRINK_X2 ?= 0.75 0.5
 SHRINK_X3 ?= 0.8 0.6
 SHRINK_X4 ?= 0.8 0.6
+NEXT ?= $(LAST) --compile
+NEXT_SIZE_X2 ?= --batch_size 44 --patch_size 48
+NEXT_SIZE_X3 ?= --batch_size 37 --patch_size 48
+NEXT_SIZE_X4 ?= --batch_size 24 --patch_size 48
+NEXT_MINUTES_X2 ?= 2.78
+NEXT_MINUTES_X3 ?= 2.89
+NEXT_MINUTES_X4 ?= 3.12
+NEXT_SHRINK ?= 0.8 0.6
 else
 LAST ?= --lr 1e-3 --ema 0.998
 SIZE_X2 ?= --batch_size 8 --patch_size 48
@@ -105,19 +113,34 @@ $(RUNS)/images.h5: | .venv/installed
 	$(CHECK_IMAGES)
 	$(RUN) div2h5.py --source "$(IMAGES)" $(if $(EXTRA),--extra "$(EXTRA)") --hold_out $(HELD_OUT) --out $@
 
-$(RUNS)/photographs_x%.h5: | .venv/installed
-	$(CHECK_IMAGES)
-	$(RUN) div2h5.py --source "$(IMAGES)" $(if $(EXTRA),--extra "$(EXTRA)") --hold_out $(HELD_OUT) --shrink $(SHRINK_X$*) \
-		--scales $* --out $@
+# $(call photographs,FRACTIONS) and $(call distilled,FRACTIONS): each image again at these fractions of its size.
+define photographs
+$(CHECK_IMAGES)
+$(RUN) div2h5.py --source "$(IMAGES)" $(if $(EXTRA),--extra "$(EXTRA)") --hold_out $(HELD_OUT) --shrink $1 --scales $* --out $@
+endef
 
-# The weights as published: rlfn_x2.pth and net_g_BSRN_x2.pth, or bsrn_x2.pth. RLFN has none for x3: BSRN alone teaches there.
+$(RUNS)/photographs_x%.h5: | .venv/installed
+	$(call photographs,$(SHRINK_X$*))
+
+$(RUNS)/photographs_next_x%.h5: | .venv/installed
+	$(call photographs,$(NEXT_SHRINK))
+
+# The weights as published: rlfn_x2.pth and net_g_BSRN_x2.pth, or bsrn_x2.pth. RLFN has none for x3: BSRN alone teaches there, on
+# a GPU by the mean of its outputs for the 8 dihedral transforms.
 RLFN = $(addprefix --teacher rlfn=,$(wildcard $(TEACHERS)/rlfn_x$*.pth))
 BSRN = $(addprefix --teacher bsrn=,$(firstword $(wildcard $(TEACHERS)/bsrn_x$*.pth $(TEACHERS)/net_g_BSRN_x$*.pth)))
+define distilled
+$(CHECK_IMAGES)
+@test -n "$(RLFN)$(BSRN)" || { echo "error: $(TEACHERS) has neither rlfn_x$*.pth nor bsrn_x$*.pth" >&2; exit 2; }
+$(RUN) -m training.distillation --scale $* $(strip $(RLFN) $(BSRN)) --source "$(IMAGES)" $(if $(EXTRA),"$(EXTRA)") --hold_out $(HELD_OUT) \
+	--shrink $1 $(if $(GPU),$(if $(and $(RLFN),$(BSRN)),,--self_ensemble)) --out $@
+endef
+
 $(RUNS)/distilled_x%.h5: | .venv/installed
-	$(CHECK_IMAGES)
-	@test -n "$(RLFN)$(BSRN)" || { echo "error: $(TEACHERS) has neither rlfn_x$*.pth nor bsrn_x$*.pth" >&2; exit 2; }
-	$(RUN) -m training.distillation --scale $* $(strip $(RLFN) $(BSRN)) --source "$(IMAGES)" $(if $(EXTRA),"$(EXTRA)") --hold_out $(HELD_OUT) \
-		--shrink $(SHRINK_X$*) --out $@
+	$(call distilled,$(SHRINK_X$*))
+
+$(RUNS)/distilled_next_x%.h5: | .venv/installed
+	$(call distilled,$(NEXT_SHRINK))
 
 $(X2_24): | $(RUNS)/images.h5 $(RUNS)/photographs_x2.h5
 	$(TRAIN) --scale 2 --train_data_path $(RUNS)/images.h5 --init identity --patch_size 24 --batch_size 8 --lr 1e-3 --ema 0.999 \
@@ -135,21 +158,42 @@ $(X2_FIRST): | $(X2_48B) $(RUNS)/$(TARGETS)_x2.h5
 	$(TRAIN) --scale 2 --train_data_path $(RUNS)/$(TARGETS)_x2.h5 --pretrained $(X2_48B) --patch_size 48 --batch_size 8 --lr 1e-3 \
 		--ema 0.998 --hard_crops 4 --max_steps $(STEPS_FIRST) --ckpt_name cfsrcnn_x2_$(TARGETS)_first
 
-# The last stage, $(call last_stage,SCALE,INITIAL WEIGHTS), and its last checkpoint under the target's name.
+# A last stage, $(call last_stage,SCALE,INITIAL WEIGHTS,TRAINING SET,MINUTES,FLAGS), and its last checkpoint under the target's name.
 define last_stage
-$(TRAIN) --scale $1 --train_data_path $(RUNS)/$(TARGETS)_x$1.h5 --pretrained $2 $(SIZE_X$1) $(LAST) --hard_crops 4 \
-	--max_minutes $(MINUTES_X$1) --max_steps $(MAX_STEPS) --ckpt_name $(basename $(@F))
+$(TRAIN) --scale $1 --train_data_path $3 --pretrained $2 $5 --max_minutes $4 --max_steps $(MAX_STEPS) --ckpt_name $(basename $(@F))
 cp "$$(ls -t $(basename $@)_[0-9]*.pth | head -n 1)" $@.part && mv $@.part $@
 endef
+# On a GPU two of them follow one another, which made the pretrained weights: "last", then "next".
+last = $(call last_stage,$1,$2,$(RUNS)/$(TARGETS)_x$1.h5,$(MINUTES_X$1),$(SIZE_X$1) $(LAST) --hard_crops 4)
+next = $(call last_stage,$1,$2,$3,$(NEXT_MINUTES_X$1),$(NEXT_SIZE_X$1) $(NEXT) --hard_crops 16)
 
-$(X2): | $(X2_FIRST)
-	$(call last_stage,2,$(X2_FIRST))
+ifdef GPU
+X2_LAST := $(RUNS)/x2/cfsrcnn_x2_$(TARGETS)_gpu.pth
+X3_LAST := $(RUNS)/x3/cfsrcnn_x3_$(TARGETS)_gpu.pth
+X4_LAST := $(RUNS)/x4/cfsrcnn_x4_$(TARGETS)_gpu.pth
 
-$(X3): | $(X2) $(RUNS)/$(TARGETS)_x3.h5
-	$(call last_stage,3,$(X2))
+$(X2): | $(X2_LAST) $(RUNS)/$(TARGETS)_next_x2.h5
+	$(call next,2,$(X2_LAST),$(RUNS)/$(TARGETS)_next_x2.h5)
 
-$(X4): | $(X2) $(RUNS)/$(TARGETS)_x4.h5
-	$(call last_stage,4,$(X2))
+$(X3): | $(X3_LAST) $(RUNS)/$(TARGETS)_x3.h5
+	$(call next,3,$(X3_LAST),$(RUNS)/$(TARGETS)_x3.h5)
+
+$(X4): | $(X4_LAST) $(RUNS)/$(TARGETS)_x4.h5
+	$(call next,4,$(X4_LAST),$(RUNS)/$(TARGETS)_x4.h5)
+else
+X2_LAST := $(X2)
+X3_LAST := $(X3)
+X4_LAST := $(X4)
+endif
+
+$(X2_LAST): | $(X2_FIRST) $(RUNS)/$(TARGETS)_x2.h5
+	$(call last,2,$(X2_FIRST))
+
+$(X3_LAST): | $(X2_LAST) $(RUNS)/$(TARGETS)_x3.h5
+	$(call last,3,$(X2_LAST))
+
+$(X4_LAST): | $(X2_LAST) $(RUNS)/$(TARGETS)_x4.h5
+	$(call last,4,$(X2_LAST))
 
 # On top of .venv, whose packages it sees: Gradio allows no Pillow as new as .venv's, which stays as it is.
 SITE := -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])'

@@ -74,10 +74,24 @@ def test_without_teachers_the_targets_are_the_photographs(tmp_path):
     )
 
 
-def test_on_a_gpu_the_last_stage_is_that_of_the_pretrained_weights(tmp_path):
-    shown = make("--dry-run", "train-x3", "GPU=1", "IMAGES=photographs", f"RUNS={tmp_path}").stdout
-    assert "--batch_size 20 --patch_size 64 --lr 2e-3 --ema 0.999 --warmup 300 --cuda_graph" in shown
-    assert "--max_minutes 1.58" in shown and "--shrink 0.8 0.6" in shown and "--shrink 0.75 0.5" in shown
+def test_on_a_gpu_the_last_two_stages_are_those_of_the_pretrained_weights(teachers, tmp_path):
+    argv = ("GPU=1", "IMAGES=photographs", f"RUNS={tmp_path}", f"TEACHERS={teachers}")
+    shown = make("--dry-run", "train-x3", *argv).stdout
+    first, second = (line for line in shown.splitlines() if "--max_minutes" in line and "--scale 3" in line)
+    assert f"--pretrained {tmp_path}/x2/cfsrcnn_x2_distilled_gpu.pth --batch_size 20 --patch_size 64" in first
+    assert (
+        "--lr 2e-3 --ema 0.999 --warmup 300 --print_interval 5000 --cuda_graph --hard_crops 4 --max_minutes 1.58"
+        in first
+    )
+    assert f"--pretrained {tmp_path}/x3/cfsrcnn_x3_distilled_gpu.pth --batch_size 37 --patch_size 48" in second
+    assert "--cuda_graph --compile --hard_crops 16 --max_minutes 2.89" in second
+    assert "--shrink 0.8 0.6 --self_ensemble" in shown and "--shrink 0.75 0.5  --out" in shown
+    shown = make("--dry-run", "train-x2", *argv).stdout
+    assert f"--shrink 0.8 0.6  --out {tmp_path}/distilled_next_x2.h5" in shown
+    assert (
+        f"--train_data_path {tmp_path}/distilled_next_x2.h5 --pretrained {tmp_path}/x2/cfsrcnn_x2_distilled_gpu.pth"
+        in shown
+    )
 
 
 def test_pictures_is_the_former_name_of_the_variable(tmp_path):
