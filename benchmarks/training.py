@@ -37,7 +37,7 @@ from training.config import TrainConfig
 from training.distributed import DistributedContext
 
 STEPS = ((8, 24), (16, 32))  # patches, side of an LR patch; at x2
-GPU_STEPS = (*STEPS, (64, 77))  # the last as the paper trains
+GPU_STEPS = (*STEPS, (44, 48), (64, 77))  # as the pretrained weights were trained, and as the paper trains
 SAMPLER = (64, 77)  # as the paper trains
 TRAINING_SET = 64, 160, 240  # images of so many LR pixels
 CONVOLUTION = "bf16 convolutions alone"  # with as many MACs: what a step could take at best
@@ -104,15 +104,18 @@ def make_solver(folder: Path, batch: int, patch: int, device: torch.device, **se
     return Solver(config, DistributedContext(pick_device(device.type)))
 
 
-def optimized(precisions: list[str], optimizers: list[str], compile: bool) -> dict[str, dict[str, Any]]:
-    """The settings of each optimized row, by its name."""
+def optimized(precisions: list[str], optimizers: list[str], compile: bool, graph: bool) -> dict[str, dict[str, Any]]:
+    """The settings of each optimized row, by its name; `compile` and `graph`: also with --compile, --cuda_graph and both."""
+    ways = [(c, g) for c in (False, True)[: 1 + compile] for g in (False, True)[: 1 + graph]]
     found: dict[str, dict[str, Any]] = {}
     for precision in precisions:
         for optimizer in optimizers:
             name = precision if optimizer == "adam" else f"{precision}, {optimizer}"
-            found[name] = {"precision": precision, "optimizer": optimizer}
-            if compile:
-                found[f"{name}, compiled"] = {**found[name], "compile": True}
+            for compiled, graphed in ways:
+                row = name + ", compiled" * compiled + ", CUDA graph" * graphed
+                found[row] = {"precision": precision, "optimizer": optimizer}
+                found[row] |= {"compile": True} if compiled else {}
+                found[row] |= {"cuda_graph": True} if graphed else {}
     return found
 
 
@@ -211,7 +214,7 @@ def main() -> None:
     device, rounds = pick_device(args.device), 2 if args.quick else args.rounds
     gpu = device.type == "cuda"
     optimizers = args.optimizers or (list(OPTIMIZERS) if gpu else ["adam"])
-    configs = optimized(args.precisions, optimizers, args.compile or gpu)
+    configs = optimized(args.precisions, optimizers, args.compile or gpu, gpu)
 
     with tempfile.TemporaryDirectory() as folder:
         steps, memory = compare_steps(Path(folder), device, configs, rounds)

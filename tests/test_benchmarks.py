@@ -87,10 +87,14 @@ def test_a_short_job_is_repeated_within_a_timing():
     assert len(calls) > 20 and seconds["a"] < 1e-3
 
 
-def test_the_training_benchmark_has_rows_for_muon_and_compile():
-    rows = training.optimized(["bf16"], ["adam", "muon"], compile=True)
+def test_the_training_benchmark_has_rows_for_muon_compile_and_cuda_graph():
+    rows = training.optimized(["bf16"], ["adam", "muon"], compile=True, graph=False)
     assert list(rows) == ["bf16", "bf16, compiled", "bf16, muon", "bf16, muon, compiled"]
     assert rows["bf16, muon, compiled"] == {"precision": "bf16", "optimizer": "muon", "compile": True}
+    rows = training.optimized(["bf16"], ["adam"], compile=True, graph=True)
+    assert list(rows) == ["bf16", "bf16, CUDA graph", "bf16, compiled", "bf16, compiled, CUDA graph"]
+    both = {"precision": "bf16", "optimizer": "adam", "compile": True, "cuda_graph": True}
+    assert rows["bf16, compiled, CUDA graph"] == both
 
 
 def test_the_training_benchmark_compares_steps_samplers_and_parts(monkeypatch, tmp_path, capsys):
