@@ -14,17 +14,17 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 
 import torch
 
 from benchmarks.copier import Copier
+from benchmarks.subprocesses import ROOT, PythonProcess, SectionError
 from common import SCALES
 from common.cli import CliParser, bounded, non_negative_int, positive_int
 from common.device import pick_device
@@ -32,13 +32,13 @@ from common.errors import InputError, run_cli
 from common.files import atomic_write, make_dir
 from common.tables import Table, to_markdown
 from dataset.benchmark_set import open_test_set
+from evaluation.cache import hash_files
+from training.distillation import FORMAT
 from training.validation import NO_SET
 
-ROOT = Path(__file__).parent.parent
 IMPORT_NAMES = {"opencv-python": "cv2", "pillow": "PIL", "scikit-image": "skimage"}  # where they are not the package's
 NOT_NEEDED = ("torchvision", "pooch", "requests", "matplotlib")  # by none of the sections
 SKIPPABLE = ("tests", "benchmarks", "speed", "training")
-GRACE_SECONDS = 15  # after SIGTERM
 MAX_STEPS = 1_000_000  # a run ends by its minutes
 START_SECONDS, LATE_SECONDS = 25, 30  # what a run takes until its first step and to end, and may take more than that
 GRAPH, COMPILED = "bf16, CUDA graph", "bf16, compiled"
@@ -64,10 +64,6 @@ BATCH_SHARE = {2: Fraction(1), 3: Fraction(5, 6), 4: Fraction(5, 9)}  # of --bat
 minutes = bounded(float, lambda value: 0 < value <= 1e5, "a number of minutes above zero")
 
 
-class SectionError(Exception):
-    """A section failed; the text says why."""
-
-
 class Session:
     """The sections of one session. `results`: what each found, by its name; `rows`: their outcomes."""
 
@@ -76,8 +72,9 @@ class Session:
         self.out, self.work = args.out, args.work
         self.results: dict[str, object] = {}
         self.rows: list[list[str]] = []
-        self.training_set = self.work / "images.h5"
-        self.teaching: dict[int, subprocess.Popen[bytes]] = {}  # by scale, the processes that compute teachers' targets
+        self.training_set, self.has_photographs = self.work / "images.h5", False
+        self.started: list[PythonProcess] = []
+        self.teaching: dict[int, PythonProcess] = {}  # by scale, what computes teachers' targets
         for folder in (self.out, self.work):
             make_dir(folder)
 
@@ -117,31 +114,18 @@ class Session:
 
     def call(self, *argv: object, limit: float) -> str:
         """Runs Python with `argv`, shows and returns what it prints; `SectionError` if it fails or exceeds `limit` seconds."""
-        log = self.work / "output.txt"
-        return self._finish(self._start(argv, log), log, limit)
+        return self.begin(argv, self.work / "output.txt").finish(limit)
 
-    def _start(self, argv: Sequence[object], log: Path) -> subprocess.Popen[bytes]:
-        with open(log, "wb") as stream:
-            return subprocess.Popen([sys.executable, *map(str, argv)], cwd=ROOT, stdout=stream, stderr=stream)
-
-    def _finish(self, process: subprocess.Popen[bytes], log: Path, limit: float) -> str:
-        try:
-            code = process.wait(max(1.0, limit))
-        except subprocess.TimeoutExpired:
-            _stop(process)
-            code = -1
-        text = log.read_text(errors="replace")
-        print(text[-4000:], flush=True)
-        if code:
-            last = (text.strip().splitlines() or ["nothing was printed"])[-1]
-            why = f"stopped after {limit:.0f} s" if code < 0 else f"exit code {code}"
-            raise SectionError(f"{why}: {last[:300]}")
-        return text
+    def begin(self, argv: Sequence[object], log: Path) -> PythonProcess:
+        """Starts Python with `argv`; `close` stops it if nothing has waited for its end."""
+        process = PythonProcess(argv, log)
+        self.started.append(process)
+        return process
 
     def close(self) -> None:
-        """Stops the teachers that still run."""
-        for process in self.teaching.values():
-            _stop(process)
+        """Stops what still runs: the teachers, and after Ctrl-C or SIGTERM the present section."""
+        for process in self.started:
+            process.stop()
 
     # --- the sections ---------------------------------------------------------------------------------------------------
 
@@ -176,14 +160,14 @@ class Session:
         """The training set of the photographs; with teachers it is only made where their targets are missing."""
         argv = ("div2h5.py", "--source", self.args.images, "--shrink", *SHRINK, "--out", self.training_set)
         self.call(*argv, limit=self._limit("data"))
+        self.has_photographs = True
         return self.training_set.name
 
     def speed(self) -> dict[str, dict[str, float]]:
         """By setting: "rate", steps per second at x2, and "startup", the seconds that the first steps take more. A setting that
         fails is left out."""
         for process in self.teaching.values():  # which would take a part of the GPU
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(max(1.0, self.seconds_left() / 4))
+            process.show(self.seconds_left() / 4)
         speeds: dict[str, dict[str, float]] = {}
         data, steps = self._training_set(2), self.args.probe_steps
         end = time.monotonic() + self._limit("speed")
@@ -226,31 +210,34 @@ class Session:
         earlier session with the same images, teachers and settings are used as they are.
         """
         if not self.teaching:
-            for each in self.args.scales:
-                if command := self._teacher_command(each):
-                    self.teaching[each] = self._start(command, self._distilled(each).with_suffix(".txt"))
+            for each, command in [(each, self._teacher_command(each)) for each in self.args.scales]:
+                if command:
+                    self.teaching[each] = self.begin(command, self._distilled(each).with_suffix(".txt"))
         if scale not in self.teaching:
             raise SectionError(f"{self.args.teachers} has no file such as rlfn_x{scale}.pth")
-        out = self._distilled(scale)
-        self._finish(self.teaching[scale], out.with_suffix(".txt"), self.seconds_left() / 4)
-        return out.name
+        self.teaching[scale].finish(self.seconds_left() / 4)
+        return self._distilled(scale).name
 
     def _teacher_command(self, scale: int) -> list[object]:
         """What computes the targets, or only says that they are there; empty without teachers. One alone is asked 8 times."""
-        files = sorted(file for file in self.args.teachers.iterdir() if f"x{scale}" in file.name.lower())
-        teachers = [f"{name}={file}" for file in files for name in ("rlfn", "bsrn") if name in file.name.lower()]
+        files = [
+            file for file in sorted(self.args.teachers.iterdir()) if f"x{scale}" in file.name.lower() and file.is_file()
+        ]
+        teachers = [(name, file) for file in files for name in ("rlfn", "bsrn") if name in file.name.lower()]
         if not teachers:
             return []
         out = self._distilled(scale)
-        flags = [flag for teacher in teachers for flag in ("--teacher", teacher)]
-        flags += ["--self_ensemble"] if len(teachers) == 1 else []
-        command = ["-m", "training.distillation", "--scale", scale, *flags, "--source", self.args.images]
-        command += ["--shrink", *SHRINK, "--out", out, "--device", self.args.device]
-        images = [(file.name, file.stat().st_size) for file in sorted(self.args.images.iterdir())]
-        made, settings = out.with_suffix(".json"), json.dumps([list(map(str, command)), images])
+        command = ["-m", "training.distillation", "--scale", scale, "--source", self.args.images, "--shrink", *SHRINK]
+        command += [word for name, file in teachers for word in ("--teacher", f"{name}={file}")]
+        command += ["--self_ensemble"] if len(teachers) == 1 else []
+        command += ["--out", out, "--device", self.args.device]
+        weights = [hash_files([file]) for _, file in teachers]
+        images = [(str(file), file.stat()) for file in sorted(self.args.images.rglob("*")) if file.is_file()]
+        seen = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in images]
+        made, settings = out.with_suffix(".json"), json.dumps([FORMAT, list(map(str, command)), weights, seen])
         if out.exists() and made.exists() and made.read_text() == settings:
             return ["-c", f"print({str(out)!r}, 'is there')"]
-        out.unlink(missing_ok=True)
+        out.unlink(missing_ok=True)  # the new one appears when it is complete
         made.write_text(settings)
         return command
 
@@ -293,25 +280,15 @@ class Session:
         return self.work / f"distilled_x{scale}.h5"
 
     def _training_set(self, scale: int) -> Path:
-        """The teachers' for the scale if there is one, else that of the photographs."""
-        if (distilled := self._distilled(scale)).exists():
+        """The teachers' for the scale if this session has one, else that of the photographs."""
+        if scale in self.teaching and (distilled := self._distilled(scale)).exists():
             return distilled
-        if not self.training_set.exists():
+        if not self.has_photographs:  # a file that is there may be of other photographs
             self.data()
         return self.training_set
 
     def _limit(self, section: str) -> float:
         return min(60 * self.args.minutes * LIMITS[section], self.seconds_left())
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends it, at once if it is over; on SIGTERM a training run saves its state."""
-    process.terminate()
-    try:
-        process.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _last_line(folder: Path) -> dict:

@@ -13,7 +13,8 @@ import pytest
 
 from benchmarks import copier, gpu_session
 from benchmarks.copier import Copier
-from benchmarks.gpu_session import SectionError, Session
+from benchmarks.gpu_session import Session
+from benchmarks.subprocesses import PythonProcess, SectionError
 
 
 def test_a_dry_run_trains_and_reports_a_section_that_fails(command, image_folder, monkeypatch, tmp_path):
@@ -70,7 +71,7 @@ def session(tmp_path):
     """A session of ten minutes that has tried three settings and trains nothing: `session.trained` lists what it would."""
     args = {"minutes": 10, "device": "cpu", "warmup": 0, "print_interval": 10}
     found = Session(SimpleNamespace(out=tmp_path / "out", work=tmp_path / "work", **args))
-    found.training_set.write_text("")
+    found.has_photographs = True
     found.trained = []
     found.results["speed"] = {
         gpu_session.GRAPH: {"rate": 120.0, "startup": 5.0},
@@ -103,6 +104,147 @@ def test_where_the_best_setting_fails_the_rest_of_the_time_is_trained_with_anoth
         9.4 < each < 9.6 for each in minutes
     )
     assert result["setting"] == gpu_session.GRAPH and "failed: it does not compile" in capsys.readouterr().err
+
+
+# --- processes ------------------------------------------------------------------------------------------------------
+
+
+def test_output_is_shown_while_it_comes_and_returned(tmp_path, capsys):
+    """The process ends only when its first line, half a character with it, has been shown."""
+    code = "import os, pathlib, time; print('first'); os.write(1, b'caf\\xc3')\n"
+    code += "while not pathlib.Path('go').exists(): time.sleep(0.01)\nos.write(1, b'\\xa9'); print(' open')"
+    shown = []
+
+    def look():
+        shown.append(capsys.readouterr().out)
+        if "first\ncaf" in "".join(shown):
+            (tmp_path / "go").touch()
+
+    process = PythonProcess(["-c", f"import os; os.chdir({str(tmp_path)!r})\n{code}"], tmp_path / "log.txt")
+    process.show(0.01)  # ends before it
+    assert process.running()
+    assert process.finish(30, look) == "first\ncafé open\n" == "".join(shown)
+    process.stop()  # it is over
+
+
+def test_close_stops_what_still_runs(tmp_path):
+    session = Session(SimpleNamespace(out=tmp_path / "out", work=tmp_path / "work", minutes=1))
+    processes = [session.begin(["-c", code], tmp_path / "log.txt") for code in ("", "import time; time.sleep(60)")]
+    processes[0].finish(30)
+    session.close()
+    assert not any(process.running() for process in processes)
+
+
+# --- teachers and training --------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """Stands in for `PythonProcess`: what is started with which words; it computes targets once it is waited for."""
+
+    def __init__(self, monkeypatch):
+        self.started: list[list[str]] = []
+        self.finished: list[list[str]] = []
+        monkeypatch.setattr(gpu_session, "PythonProcess", self.start)
+
+    def start(self, argv, log, niceness=0):
+        words = [str(each) for each in argv]
+        self.started.append(words)
+
+        def finish(limit, meanwhile=None):
+            self.finished.append(words)
+            if "training.distillation" in words:
+                gpu_session.Path(value(words, "--out")).write_text("targets")
+            return ""
+
+        return SimpleNamespace(show=lambda limit: None, finish=finish, stop=lambda: None, running=lambda: True)
+
+
+def value(words: list[str], flag: str) -> str:
+    return words[words.index(flag) + 1]
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    return Recorder(monkeypatch)
+
+
+@pytest.fixture
+def teaching(tmp_path, recorder):
+    """`teaching()`: a session with teachers for x2 (two), x3 (one) and x4 (one), always with the same folders."""
+    for name in ("images/part", "teachers/x2"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("images/a.png", "images/part/b.png", "teachers/RLFN_x2.pth", "teachers/bsrn_x2.pth"):
+        (tmp_path / name).write_text("short")
+    for name in ("bsrn_x3.pth", "rlfn_x4.pth", "other_x4.pth"):
+        (tmp_path / "teachers" / name).write_text("weights")
+    folders = {name: tmp_path / name for name in ("images", "teachers", "out", "work")}
+    rest = {"minutes": 10, "device": "cpu", "scales": [2, 3, 4], "batch": 44, "patch": 48, "lr": "2e-3"}
+    return lambda: Session(SimpleNamespace(**folders, **rest, validation=None))
+
+
+def test_the_teachers_of_all_scales_start_together(teaching, recorder):
+    session = teaching()
+    assert session.distill(2) == "distilled_x2.h5"
+    assert [value(words, "--scale") for words in recorder.started] == ["2", "3", "4"]
+    assert [words.count("--teacher") for words in recorder.started] == [2, 1, 1]
+    assert ["--self_ensemble" in words for words in recorder.started] == [False, True, True]
+    session.distill(3)
+    session.distill(4)
+    assert len(recorder.started) == 3 and recorder.finished == recorder.started
+
+
+@pytest.mark.parametrize("change", ["nothing", "image", "teacher", "settings", "unfinished", "none"])
+def test_finished_targets_are_used_again_only_for_the_same(teaching, recorder, tmp_path, monkeypatch, change):
+    teaching().distill(2)
+    targets = tmp_path / "work/distilled_x2.h5"
+    if change == "image":
+        (tmp_path / "images/part/b.png").write_text("longer than before")
+    elif change == "teacher":
+        (tmp_path / "teachers/bsrn_x2.pth").write_text("other")  # as long as it was
+    elif change == "settings":
+        monkeypatch.setattr(gpu_session, "SHRINK", ("0.5",))
+    elif change == "unfinished":
+        targets.unlink()  # it is renamed into place when it is complete
+    elif change == "none":
+        for file in (tmp_path / "teachers").glob("*_x2.pth"):
+            file.unlink()
+    session, before = teaching(), len(recorder.started)
+    if change == "none":
+        with pytest.raises(SectionError, match=r"no file such as rlfn_x2\.pth"):
+            session.distill(2)
+        assert session._training_set(2) == session.training_set
+        return
+    session.distill(2)
+    again = "training.distillation" in recorder.started[before]
+    assert again == (change != "nothing") and targets.read_text() == "targets"
+
+
+def test_the_photographs_of_another_session_are_not_taken(teaching, recorder):
+    session = teaching()
+    session.training_set.write_text("of another session")
+    (session.work / "distilled_x2.h5").write_text("of another session")
+    assert session._training_set(2) == session.training_set == session._training_set(3)
+    assert [words[0] for words in recorder.started] == ["div2h5.py"]
+
+
+def test_a_scale_starts_from_its_weights_and_has_its_own_batch(teaching, recorder):
+    for scale in (2, 3, 4):
+        teaching().train(scale, "run", "images.h5", "--max_steps", 5, limit=1)
+    assert [value(words, "--batch_size") for words in recorder.started] == ["44", "37", "24"]
+    starts = [value(words, "--pretrained") for words in recorder.started]
+    assert [start.rpartition("checkpoint")[2] for start in starts] == [f"/x{n}/cfsrcnn_x{n}.pth" for n in (2, 3, 4)]
+    session = teaching()
+    session.args.batch = 1
+    session.train(4, "run", "images.h5", "--max_steps", 5, limit=1)
+    assert value(recorder.started[-1], "--batch_size") == "1"
+
+
+def test_sections_can_be_skipped(image_folder, recorder, monkeypatch, tmp_path):
+    argv = ["-m", "benchmarks.gpu_session", "--images", image_folder, "--minutes", 1, "--out", tmp_path / "out"]
+    argv += ["--device", "cpu", "--work", tmp_path / "work", "--skip", "tests", "benchmarks", "speed", "training"]
+    monkeypatch.setattr("sys.argv", [str(each) for each in argv[1:]])
+    gpu_session.main()
+    assert list(json.loads((tmp_path / "out/session.json").read_text())["outcomes"]) == ["card", "data"]
 
 
 def test_of_the_weights_in_a_folder_only_the_newest_are_kept(tmp_path):
