@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -25,7 +26,9 @@ def test_a_dry_run_trains_and_reports_a_section_that_fails(command, image_folder
     argv += ["--batch", 2, "--patch", 8, "--probe_steps", 2, "--print_interval", 2, "--validation", "none"]
     monkeypatch.setattr("sys.argv", [str(each) for each in argv])
 
-    def call(session, *argv, limit):  # in this process, which is faster; test_a_section_that_hangs covers the other
+    def call(
+        session, *argv, limit, meanwhile=None
+    ):  # in this process, which is faster; test_a_section_that_hangs covers the other
         outcome = command(*argv)
         if outcome.code:
             raise SectionError(outcome.err)
@@ -35,7 +38,7 @@ def test_a_dry_run_trains_and_reports_a_section_that_fails(command, image_folder
     steps = []
     train = gpu_session.Session.train
 
-    def short(session, scale, folder, data, *flags, limit):
+    def short(session, scale, folder, data, *flags, limit, **_):
         steps.append(flags[flags.index("--max_steps") + 1])
         train(session, scale, folder, data, *flags, "--max_steps", 4, "--warmup", 0, limit=200)
 
@@ -79,7 +82,7 @@ def session(tmp_path):
         f"{gpu_session.COMPILED}, CUDA graph": {"rate": 160.0, "startup": 20.0},  # found compiled
     }
 
-    def train(scale, folder, data, *flags, limit):
+    def train(scale, folder, data, *flags, limit, **_):
         asked = list(flags[: flags.index("--max_minutes")])
         setting = next(name for name, each in gpu_session.SETTINGS.items() if each == asked)
         found.trained.append((setting, float(flags[flags.index("--max_minutes") + 1])))
@@ -139,24 +142,31 @@ def test_close_stops_what_still_runs(tmp_path):
 
 
 class Recorder:
-    """Stands in for `PythonProcess`: what is started with which words; it computes targets once it is waited for."""
+    """Stands in for `PythonProcess`: what is started with which words; its files appear once it is waited for."""
 
     def __init__(self, monkeypatch):
         self.started: list[list[str]] = []
         self.finished: list[list[str]] = []
+        self.stopped: list[list[str]] = []
         monkeypatch.setattr(gpu_session, "PythonProcess", self.start)
 
     def start(self, argv, log, niceness=0):
         words = [str(each) for each in argv]
         self.started.append(words)
 
-        def finish(limit, meanwhile=None):
-            self.finished.append(words)
+        def finish(limit, meanwhile=lambda: None):
             if "training.distillation" in words:
-                gpu_session.Path(value(words, "--out")).write_text("targets")
+                Path(value(words, "--out")).write_text("targets")
+            meanwhile()  # before the first scores, after them, and once more
+            if words[0] == "train.py":
+                Path(value(words, "--ckpt_dir")).mkdir()
+                (Path(value(words, "--ckpt_dir")) / "log.jsonl").write_text('{"step": 1}\n')
+            meanwhile()
+            meanwhile()
+            self.finished.append(words)
             return ""
 
-        return SimpleNamespace(show=lambda limit: None, finish=finish, stop=lambda: None, running=lambda: True)
+        return SimpleNamespace(show=lambda limit: None, finish=finish, stop=lambda: self.stopped.append(words))
 
 
 def value(words: list[str], flag: str) -> str:
@@ -178,8 +188,8 @@ def teaching(tmp_path, recorder):
     for name in ("bsrn_x3.pth", "rlfn_x4.pth", "other_x4.pth"):
         (tmp_path / "teachers" / name).write_text("weights")
     folders = {name: tmp_path / name for name in ("images", "teachers", "out", "work")}
-    rest = {"minutes": 10, "device": "cpu", "scales": [2, 3, 4], "batch": 44, "patch": 48, "lr": "2e-3"}
-    return lambda: Session(SimpleNamespace(**folders, **rest, validation=None))
+    size = {"scales": [2, 3, 4], "batch": 44, "patch": 48, "lr": "2e-3", "warmup": 300, "print_interval": 5000}
+    return lambda: Session(SimpleNamespace(**folders, **size, minutes=10, device="cpu", validation=None))
 
 
 def test_the_teachers_of_all_scales_start_together(teaching, recorder):
@@ -227,16 +237,58 @@ def test_the_photographs_of_another_session_are_not_taken(teaching, recorder):
     assert [words[0] for words in recorder.started] == ["div2h5.py"]
 
 
-def test_a_scale_starts_from_its_weights_and_has_its_own_batch(teaching, recorder):
+def test_a_scale_starts_from_its_weights_and_has_its_own_batch(teaching, recorder, tmp_path):
     for scale in (2, 3, 4):
-        teaching().train(scale, "run", "images.h5", "--max_steps", 5, limit=1)
+        teaching().train(scale, tmp_path / f"x{scale}", "images.h5", limit=1)
     assert [value(words, "--batch_size") for words in recorder.started] == ["44", "37", "24"]
     starts = [value(words, "--pretrained") for words in recorder.started]
     assert [start.rpartition("checkpoint")[2] for start in starts] == [f"/x{n}/cfsrcnn_x{n}.pth" for n in (2, 3, 4)]
     session = teaching()
     session.args.batch = 1
-    session.train(4, "run", "images.h5", "--max_steps", 5, limit=1)
+    session.train(4, tmp_path / "one", "images.h5", limit=1)
     assert value(recorder.started[-1], "--batch_size") == "1"
+
+
+@pytest.fixture
+def compiling(teaching, recorder, monkeypatch):
+    """A session that compiles on four cores, before x2 is trained; only the targets of x4 are not there yet."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(Session, "_best_setting", lambda *_: gpu_session.FASTEST)
+    session = teaching()
+    session.distill(2)
+    session.distill(3)
+    recorder.started.clear()
+    return session
+
+
+def test_while_a_scale_is_trained_the_next_compiles(compiling, recorder):
+    compiling.train_scale(2, 3)
+    run, ahead = recorder.started  # once, after the first scores
+    assert Path(value(ahead, "--ckpt_dir")) == compiling.work / "prepare_x3" and value(ahead, "--max_steps") == "5"
+    assert recorder.stopped == [ahead]
+    compiling.train_scale(3, 2)
+    run = recorder.started[2]
+    assert len(recorder.started) == 3  # x4 has no targets, so that nothing compiles for it
+    same = ("--scale", "--batch_size", "--patch_size", "--train_data_path", "--precision", "--optimizer", "--ema")
+    assert [value(run, flag) for flag in same] == [value(ahead, flag) for flag in same]
+    assert all({"--compile", "--cuda_graph"} < set(each) for each in (run, ahead))
+
+
+@pytest.mark.parametrize("reason", ["cores", "setting", "memory", "error", "last scale"])
+def test_the_next_scale_does_not_compile_ahead(compiling, recorder, monkeypatch, capsys, reason):
+    if reason == "cores":
+        monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    elif reason == "setting":
+        monkeypatch.setattr(Session, "_best_setting", lambda *_: gpu_session.GRAPH)
+    elif reason in ("memory", "error"):
+        memory = {"memory": lambda: (4, 8), "error": lambda: (_ for _ in ()).throw(RuntimeError("no context"))}
+        monkeypatch.setattr(gpu_session, "pick_device", lambda name: SimpleNamespace(type="cuda"))
+        monkeypatch.setattr(gpu_session.torch.cuda, "mem_get_info", memory[reason])
+    else:
+        compiling.args.scales = [3, 2]
+    compiling.train_scale(2, 3)
+    assert [Path(value(words, "--ckpt_dir")).name for words in recorder.started] == ["x2"]
+    assert ("x3 is not compiled ahead: no context" in capsys.readouterr().err) == (reason == "error")
 
 
 def test_sections_can_be_skipped(image_folder, recorder, monkeypatch, tmp_path):
