@@ -9,36 +9,31 @@ On one H200 it trained the last stage of the pretrained weights (docs/training.m
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from benchmarks.copier import Copier
-from common import SCALES
-from common.cli import CliParser, bounded, non_negative_int, positive_int
+from benchmarks.gpu_flags import check_requirements, parse_flags
+from benchmarks.subprocesses import ROOT, PythonProcess, SectionError
 from common.device import pick_device
 from common.errors import InputError, run_cli
 from common.files import atomic_write, make_dir
 from common.tables import Table, to_markdown
-from dataset.benchmark_set import open_test_set
+from evaluation.cache import hash_files
+from training.distillation import FORMAT
 from training.validation import NO_SET
 
-ROOT = Path(__file__).parent.parent
-IMPORT_NAMES = {"opencv-python": "cv2", "pillow": "PIL", "scikit-image": "skimage"}  # where they are not the package's
-NOT_NEEDED = ("torchvision", "pooch", "requests", "matplotlib")  # by none of the sections
-SKIPPABLE = ("tests", "benchmarks", "speed", "training")
-GRACE_SECONDS = 15  # after SIGTERM
 MAX_STEPS = 1_000_000  # a run ends by its minutes
 START_SECONDS, LATE_SECONDS = 25, 30  # what a run takes until its first step and to end, and may take more than that
 GRAPH, COMPILED = "bf16, CUDA graph", "bf16, compiled"
@@ -50,6 +45,7 @@ SETTINGS = {  # what is tried, the slowest start last: the second that compiles 
     COMPILED: ["--precision", "bf16", "--compile"],
     FASTEST: ["--precision", "bf16", "--compile", "--cuda_graph"],
 }
+CORES_TO_PREPARE = 4  # CPU cores: two for the run of a scale, two to compile for the next
 SHORT_SESSION, LEAST_SECONDS = 30, 15  # minutes; to try a setting or to train at all
 LIMITS = {  # fractions of the time
     "tests": 0.15,
@@ -61,11 +57,6 @@ LIMITS = {  # fractions of the time
 RECIPE = "--optimizer muon --lr_schedule cosine --clip 1 --loss_fn L1 --ema 0.999 --hard_crops 16"
 SHRINK = ("0.8", "0.6")  # each image again at these fractions of its size
 BATCH_SHARE = {2: Fraction(1), 3: Fraction(5, 6), 4: Fraction(5, 9)}  # of --batch: a step of x3 or x4 costs more
-minutes = bounded(float, lambda value: 0 < value <= 1e5, "a number of minutes above zero")
-
-
-class SectionError(Exception):
-    """A section failed; the text says why."""
 
 
 class Session:
@@ -76,8 +67,12 @@ class Session:
         self.out, self.work = args.out, args.work
         self.results: dict[str, object] = {}
         self.rows: list[list[str]] = []
-        self.training_set = self.work / "images.h5"
-        self.teaching: dict[int, subprocess.Popen[bytes]] = {}  # by scale, the processes that compute teachers' targets
+        self.training_set, self.has_photographs = self.work / "images.h5", False
+        self.started: list[PythonProcess] = []
+        self.teaching: dict[int, PythonProcess] = {}  # by scale, what computes teachers' targets
+        self.preparing: dict[
+            int, PythonProcess | None
+        ] = {}  # by scale, what compiles for it ahead; None if that cannot start
         for folder in (self.out, self.work):
             make_dir(folder)
 
@@ -115,33 +110,20 @@ class Session:
         with atomic_write(self.out / "session.md") as file:
             file.write_text("\n".join(map(to_markdown, tables)))
 
-    def call(self, *argv: object, limit: float) -> str:
+    def call(self, *argv: object, limit: float, meanwhile: Callable[[], object] = lambda: None) -> str:
         """Runs Python with `argv`, shows and returns what it prints; `SectionError` if it fails or exceeds `limit` seconds."""
-        log = self.work / "output.txt"
-        return self._finish(self._start(argv, log), log, limit)
+        return self.begin(argv, self.work / "output.txt").finish(limit, meanwhile)
 
-    def _start(self, argv: Sequence[object], log: Path) -> subprocess.Popen[bytes]:
-        with open(log, "wb") as stream:
-            return subprocess.Popen([sys.executable, *map(str, argv)], cwd=ROOT, stdout=stream, stderr=stream)
-
-    def _finish(self, process: subprocess.Popen[bytes], log: Path, limit: float) -> str:
-        try:
-            code = process.wait(max(1.0, limit))
-        except subprocess.TimeoutExpired:
-            _stop(process)
-            code = -1
-        text = log.read_text(errors="replace")
-        print(text[-4000:], flush=True)
-        if code:
-            last = (text.strip().splitlines() or ["nothing was printed"])[-1]
-            why = f"stopped after {limit:.0f} s" if code < 0 else f"exit code {code}"
-            raise SectionError(f"{why}: {last[:300]}")
-        return text
+    def begin(self, argv: Sequence[object], log: Path, niceness: int = 0) -> PythonProcess:
+        """Starts Python with `argv`; `close` stops it if nothing has waited for its end."""
+        process = PythonProcess(argv, log, niceness)
+        self.started.append(process)
+        return process
 
     def close(self) -> None:
-        """Stops the teachers that still run."""
-        for process in self.teaching.values():
-            _stop(process)
+        """Stops what still runs: the teachers, and after Ctrl-C or SIGTERM the present section."""
+        for process in self.started:
+            process.stop()
 
     # --- the sections ---------------------------------------------------------------------------------------------------
 
@@ -176,14 +158,14 @@ class Session:
         """The training set of the photographs; with teachers it is only made where their targets are missing."""
         argv = ("div2h5.py", "--source", self.args.images, "--shrink", *SHRINK, "--out", self.training_set)
         self.call(*argv, limit=self._limit("data"))
+        self.has_photographs = True
         return self.training_set.name
 
     def speed(self) -> dict[str, dict[str, float]]:
         """By setting: "rate", steps per second at x2, and "startup", the seconds that the first steps take more. A setting that
         fails is left out."""
         for process in self.teaching.values():  # which would take a part of the GPU
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(max(1.0, self.seconds_left() / 4))
+            process.show(self.seconds_left() / 4)
         speeds: dict[str, dict[str, float]] = {}
         data, steps = self._training_set(2), self.args.probe_steps
         end = time.monotonic() + self._limit("speed")
@@ -226,31 +208,34 @@ class Session:
         earlier session with the same images, teachers and settings are used as they are.
         """
         if not self.teaching:
-            for each in self.args.scales:
-                if command := self._teacher_command(each):
-                    self.teaching[each] = self._start(command, self._distilled(each).with_suffix(".txt"))
+            for each, command in [(each, self._teacher_command(each)) for each in self.args.scales]:
+                if command:
+                    self.teaching[each] = self.begin(command, self._distilled(each).with_suffix(".txt"))
         if scale not in self.teaching:
             raise SectionError(f"{self.args.teachers} has no file such as rlfn_x{scale}.pth")
-        out = self._distilled(scale)
-        self._finish(self.teaching[scale], out.with_suffix(".txt"), self.seconds_left() / 4)
-        return out.name
+        self.teaching[scale].finish(self.seconds_left() / 4)
+        return self._distilled(scale).name
 
     def _teacher_command(self, scale: int) -> list[object]:
         """What computes the targets, or only says that they are there; empty without teachers. One alone is asked 8 times."""
-        files = sorted(file for file in self.args.teachers.iterdir() if f"x{scale}" in file.name.lower())
-        teachers = [f"{name}={file}" for file in files for name in ("rlfn", "bsrn") if name in file.name.lower()]
+        files = [
+            file for file in sorted(self.args.teachers.iterdir()) if f"x{scale}" in file.name.lower() and file.is_file()
+        ]
+        teachers = [(name, file) for file in files for name in ("rlfn", "bsrn") if name in file.name.lower()]
         if not teachers:
             return []
         out = self._distilled(scale)
-        flags = [flag for teacher in teachers for flag in ("--teacher", teacher)]
-        flags += ["--self_ensemble"] if len(teachers) == 1 else []
-        command = ["-m", "training.distillation", "--scale", scale, *flags, "--source", self.args.images]
-        command += ["--shrink", *SHRINK, "--out", out, "--device", self.args.device]
-        images = [(file.name, file.stat().st_size) for file in sorted(self.args.images.iterdir())]
-        made, settings = out.with_suffix(".json"), json.dumps([list(map(str, command)), images])
+        command = ["-m", "training.distillation", "--scale", scale, "--source", self.args.images, "--shrink", *SHRINK]
+        command += [word for name, file in teachers for word in ("--teacher", f"{name}={file}")]
+        command += ["--self_ensemble"] if len(teachers) == 1 else []
+        command += ["--out", out, "--device", self.args.device]
+        weights = [hash_files([file]) for _, file in teachers]
+        images = [(str(file), file.stat()) for file in sorted(self.args.images.rglob("*")) if file.is_file()]
+        seen = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in images]
+        made, settings = out.with_suffix(".json"), json.dumps([FORMAT, list(map(str, command)), weights, seen])
         if out.exists() and made.exists() and made.read_text() == settings:
             return ["-c", f"print({str(out)!r}, 'is there')"]
-        out.unlink(missing_ok=True)
+        out.unlink(missing_ok=True)  # the new one appears when it is complete
         made.write_text(settings)
         return command
 
@@ -277,93 +262,87 @@ class Session:
         length = ["--max_minutes", f"{max(0.01, minutes):.2f}", "--max_steps", MAX_STEPS, "--warmup", self.args.warmup]
         rest = ["--print_interval", self.args.print_interval, "--resume"]
         limit = 60 * minutes + START_SECONDS + LATE_SECONDS
-        self.train(scale, self.out / f"x{scale}", data, *SETTINGS[setting], *length, *rest, limit=limit)
+        flags = (*SETTINGS[setting], *length, *rest)
+        meanwhile = partial(self._prepare_next, scale, setting)
+        try:
+            self.train(scale, self.out / f"x{scale}", data, *flags, limit=limit, meanwhile=meanwhile)
+        finally:
+            for process in filter(None, self.preparing.values()):
+                process.stop()
 
-    def train(self, scale: int, folder: Path, data: Path, *flags: object, limit: float) -> None:
+    def _prepare_next(self, scale: int, setting: str) -> None:
+        """Once `scale` has its first scores, and so its memory: compiles for the next scale in a short run of it, so that its
+        own finds the work in TorchInductor's cache. Without that it only starts later."""
+        later = self.args.scales[self.args.scales.index(scale) + 1 :]
+        if (
+            COMPILED not in setting
+            or (os.cpu_count() or 1) < CORES_TO_PREPARE
+            or not later
+            or later[0] in self.preparing
+        ):
+            return
+        following, data = later[0], self._finished_set(later[0])
+        if data is None or not (self.out / f"x{scale}/log.jsonl").exists():
+            return
+        self.preparing[following] = None
+        try:
+            if self._has_room():
+                folder, log = self.work / f"prepare_x{following}", self.work / f"prepare_x{following}.txt"
+                shutil.rmtree(folder, ignore_errors=True)
+                flags = (*SETTINGS[setting], "--max_steps", 5, "--warmup", 0, "--val_data_dir", NO_SET)
+                argv = self._train_argv(following, folder, data, *flags)
+                self.preparing[following] = self.begin(argv, log, niceness=19)
+        except (OSError, RuntimeError) as error:
+            print(f"x{following} is not compiled ahead: {error}", file=sys.stderr, flush=True)
+
+    def _has_room(self) -> bool:
+        """Whether more than half of the GPU's memory is free: a scale takes about as much as another."""
+        if pick_device(self.args.device).type != "cuda":
+            return True
+        free, total = torch.cuda.mem_get_info()
+        return 2 * free > total
+
+    def train(
+        self,
+        scale: int,
+        folder: Path,
+        data: Path,
+        *flags: object,
+        limit: float,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> None:
         """`train.py` from the pretrained weights of the scale; later flags win."""
+        self.call(*self._train_argv(scale, folder, data, *flags), limit=limit, meanwhile=meanwhile)
+
+    def _train_argv(self, scale: int, folder: Path, data: Path, *flags: object) -> list[object]:
         where = ["--train_data_path", data, "--ckpt_dir", folder, "--ckpt_name", f"cfsrcnn_x{scale}"]
         where += ["--val_data_dir", self.args.validation] if self.args.validation else []
         where += ["--device", self.args.device, "--scale", scale]
         where += ["--pretrained", ROOT / f"checkpoint/x{scale}/cfsrcnn_x{scale}.pth"]
         batch = max(1, round(self.args.batch * BATCH_SHARE[scale]))
         size = ["--batch_size", batch, "--patch_size", self.args.patch, "--lr", self.args.lr]
-        self.call("train.py", *where, *size, *RECIPE.split(), *flags, limit=limit)
+        return ["train.py", *where, *size, *RECIPE.split(), *flags]
 
     def _distilled(self, scale: int) -> Path:
         return self.work / f"distilled_x{scale}.h5"
 
     def _training_set(self, scale: int) -> Path:
-        """The teachers' for the scale if there is one, else that of the photographs."""
-        if (distilled := self._distilled(scale)).exists():
-            return distilled
-        if not self.training_set.exists():
+        """The teachers' for the scale if this session has one, else that of the photographs."""
+        if (finished := self._finished_set(scale)) is None:
             self.data()
-        return self.training_set
+        return finished or self.training_set
+
+    def _finished_set(self, scale: int) -> Path | None:
+        if scale in self.teaching and (distilled := self._distilled(scale)).exists():
+            return distilled
+        return self.training_set if self.has_photographs else None  # a file that is there may be of other photographs
 
     def _limit(self, section: str) -> float:
         return min(60 * self.args.minutes * LIMITS[section], self.seconds_left())
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends it, at once if it is over; on SIGTERM a training run saves its state."""
-    process.terminate()
-    try:
-        process.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
 def _last_line(folder: Path) -> dict:
     return json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
-
-
-def check_requirements() -> None:
-    """`InputError` that names the missing packages, in the first second."""
-    names = [re.split(r"[<>=~ #]", line)[0] for line in (ROOT / "requirements.txt").read_text().splitlines()]
-    needed = [IMPORT_NAMES.get(name, name) for name in [*names, "pytest"] if name and name not in NOT_NEEDED]
-    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
-        raise InputError(f"packages are missing: {', '.join(missing)}; install them, or choose another Python")
-
-
-def parse_flags() -> argparse.Namespace:
-    """Parses the command line."""
-    parser = CliParser(prog="python -m benchmarks.gpu_session", description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=Path, required=True, help="folder of photographs to train on")
-    parser.add_argument("--minutes", type=minutes, required=True, help="length of the session")
-    parser.add_argument(
-        "--out", type=Path, default=Path(os.environ.get("OUT") or "results/gpu"), help="for the results"
-    )
-    parser.add_argument("--work", type=Path, default=Path("runs/gpu"), help="for what is only needed on the way")
-    parser.add_argument(
-        "--teachers", type=Path, help="folder of teachers' weights such as rlfn_x2.pth, to distill from"
-    )
-    parser.add_argument(
-        "--validation", type=Path, help="validation set, or none (default: dataset/Set5 if it is there)"
-    )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cuda", help="cpu: a dry run")
-    parser.add_argument("--scales", type=int, nargs="+", choices=SCALES, default=list(SCALES), help="to be trained")
-    parser.add_argument("--skip", nargs="+", default=[], choices=SKIPPABLE, help="to save time")
-    parser.add_argument("--batch", type=positive_int, default=44, help="patches per step at x2 (x3: 5/6, x4: 5/9)")
-    parser.add_argument("--patch", type=positive_int, default=48, help="patch size in LR pixels")
-    parser.add_argument("--lr", default="2e-3", help="learning rate of the training runs")
-    parser.add_argument("--warmup", type=non_negative_int, default=300, help="steps of its warmup")
-    parser.add_argument("--probe_steps", type=positive_int, default=100, help="steps per measurement of the speed")
-    parser.add_argument("--print_interval", type=positive_int, default=5000, help="steps between validations")
-    args = parser.parse_args()
-    for name in ("images", "teachers", "validation"):
-        folder = getattr(args, name)
-        if folder is None or (name == "validation" and str(folder) == NO_SET):
-            continue
-        if not folder.is_dir():
-            raise InputError(f"--{name} {folder} is no folder")
-        setattr(args, name, folder.absolute())
-        for scale in args.scales if name == "validation" else ():
-            open_test_set(folder, scale)  # or its training would fail, when those before it are done
-    for name in ("out", "work"):
-        setattr(args, name, getattr(args, name).absolute())
-    pick_device(args.device)
-    return args
 
 
 def main() -> None:

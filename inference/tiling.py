@@ -85,16 +85,36 @@ class Tiler:
         extract_halo, refine_halo = (0, 0) if max(height, width) <= min(tile, inner) else self._find_halos()
         halo = extract_halo + refine_halo
         tiles = [(y, x) for y in _spans(0, height, tile, halo, height) for x in _spans(0, width, tile, halo, width)]
-        for batch in _batched(tiles, self._batch_size(x.device, tiles[0])):
+        for batch in _batched(tiles, self._batch_size(x.device, *(span.size for span in tiles[0]))):
             parts = _cat([x[:, :, rows.padded, columns.padded] for rows, columns in batch])
             # the feature maps have no name here, so they are freed before the next batch
             yield from self._refine_tiles(self._extract(parts), batch, inner, refine_halo)
 
-    def _batch_size(self, device: torch.device, tile: tuple[Span, Span]) -> int:
+    def fits(self, x: Tensor) -> bool:
+        """Whether `run_batch` is faster for NxCxHxW than `run` for each image, and within the memory for a batch of tiles."""
+        height, width = x.shape[2:]
+        if self._batch_size(x.device, height, width) < len(x):
+            return False
+        return max(height, width) <= min(self._tile_sizes(x))
+
+    def run_batch(self, x: Tensor) -> Tensor | None:
+        """x: Nx3xHxW, uint8 or float32 in [0, 1], which `fits` -> SR, Nx3x(scale*H)x(scale*W), in one pass without tiles.
+
+        None if the GPU runs out of memory; nothing fits from then on.
+        """
+        try:
+            return self._refine(list(self._extract(x)))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise  # otherwise leaving this block frees the feature maps
+        self._hit_oom = True
+        torch.cuda.empty_cache()
+        return None
+
+    def _batch_size(self, device: torch.device, height: int, width: int) -> int:
         """The number of tiles per batch: 1 after running out of memory, and on devices where batches are no faster."""
         if device.type not in BATCHING or self._hit_oom:
             return 1
-        height, width = (span.size for span in tile)
         return max(1, _budget(device) // (self._bytes_per_pixel(whole=True) * height * width))
 
     def _extract(self, parts: Tensor) -> tuple[Tensor, ...]:

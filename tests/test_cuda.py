@@ -71,6 +71,18 @@ def test_tiles_and_self_ensemble_are_those_of_the_cpu(hr, options):
     assert abs(NetworkUpscaler(net, 2, CUDA, **options)(lr).astype(int) - expected).max() <= 1
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_self_ensemble_runs_in_two_batches_like_one_by_one(hr, monkeypatch, precision):
+    lr, net, batches = lr_of(hr, 2)[:80], pretrained(2), []
+    upscale = NetworkUpscaler(net, 2, CUDA, precision, self_ensemble=True)
+    net.frb.register_forward_pre_hook(lambda _, args: batches.append(len(args[0])))
+    found = upscale.to_float(lr)
+    assert batches == [4, 4]
+    monkeypatch.setattr(tiling, "BATCHING", ())
+    assert abs(upscale.to_float(lr) - found).max() < (1e-4 if precision == "fp32" else 2e-2)
+    assert batches[2:] == [1] * 8
+
+
 def test_after_a_real_out_of_memory_smaller_tiles_are_used(hr, monkeypatch):
     lr, net = np.tile(lr_of(hr, 2), (8, 8, 1)), pretrained(2)
     expected = NetworkUpscaler(copy.deepcopy(net), 2, CUDA, tile=256)(lr)

@@ -7,13 +7,15 @@ import json
 import os
 import shutil
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from benchmarks import copier, gpu_session
 from benchmarks.copier import Copier
-from benchmarks.gpu_session import SectionError, Session
+from benchmarks.gpu_session import Session
+from benchmarks.subprocesses import PythonProcess, SectionError
 
 
 def test_a_dry_run_trains_and_reports_a_section_that_fails(command, image_folder, monkeypatch, tmp_path):
@@ -24,7 +26,9 @@ def test_a_dry_run_trains_and_reports_a_section_that_fails(command, image_folder
     argv += ["--batch", 2, "--patch", 8, "--probe_steps", 2, "--print_interval", 2, "--validation", "none"]
     monkeypatch.setattr("sys.argv", [str(each) for each in argv])
 
-    def call(session, *argv, limit):  # in this process, which is faster; test_a_section_that_hangs covers the other
+    def call(
+        session, *argv, limit, meanwhile=None
+    ):  # in this process, which is faster; test_a_section_that_hangs covers the other
         outcome = command(*argv)
         if outcome.code:
             raise SectionError(outcome.err)
@@ -34,7 +38,7 @@ def test_a_dry_run_trains_and_reports_a_section_that_fails(command, image_folder
     steps = []
     train = gpu_session.Session.train
 
-    def short(session, scale, folder, data, *flags, limit):
+    def short(session, scale, folder, data, *flags, limit, **_):
         steps.append(flags[flags.index("--max_steps") + 1])
         train(session, scale, folder, data, *flags, "--max_steps", 4, "--warmup", 0, limit=200)
 
@@ -70,7 +74,7 @@ def session(tmp_path):
     """A session of ten minutes that has tried three settings and trains nothing: `session.trained` lists what it would."""
     args = {"minutes": 10, "device": "cpu", "warmup": 0, "print_interval": 10}
     found = Session(SimpleNamespace(out=tmp_path / "out", work=tmp_path / "work", **args))
-    found.training_set.write_text("")
+    found.has_photographs = True
     found.trained = []
     found.results["speed"] = {
         gpu_session.GRAPH: {"rate": 120.0, "startup": 5.0},
@@ -78,7 +82,7 @@ def session(tmp_path):
         f"{gpu_session.COMPILED}, CUDA graph": {"rate": 160.0, "startup": 20.0},  # found compiled
     }
 
-    def train(scale, folder, data, *flags, limit):
+    def train(scale, folder, data, *flags, limit, **_):
         asked = list(flags[: flags.index("--max_minutes")])
         setting = next(name for name, each in gpu_session.SETTINGS.items() if each == asked)
         found.trained.append((setting, float(flags[flags.index("--max_minutes") + 1])))
@@ -103,6 +107,196 @@ def test_where_the_best_setting_fails_the_rest_of_the_time_is_trained_with_anoth
         9.4 < each < 9.6 for each in minutes
     )
     assert result["setting"] == gpu_session.GRAPH and "failed: it does not compile" in capsys.readouterr().err
+
+
+# --- processes ------------------------------------------------------------------------------------------------------
+
+
+def test_output_is_shown_while_it_comes_and_returned(tmp_path, capsys):
+    """The process ends only when its first line, half a character with it, has been shown."""
+    code = "import os, pathlib, time; print('first'); os.write(1, b'caf\\xc3')\n"
+    code += "while not pathlib.Path('go').exists(): time.sleep(0.01)\nos.write(1, b'\\xa9'); print(' open')"
+    shown = []
+
+    def look():
+        shown.append(capsys.readouterr().out)
+        if "first\ncaf" in "".join(shown):
+            (tmp_path / "go").touch()
+
+    process = PythonProcess(["-c", f"import os; os.chdir({str(tmp_path)!r})\n{code}"], tmp_path / "log.txt")
+    process.show(0.01)  # ends before it
+    assert process.running()
+    assert process.finish(30, look) == "first\ncafé open\n" == "".join(shown)
+    process.stop()  # it is over
+
+
+def test_close_stops_what_still_runs(tmp_path):
+    session = Session(SimpleNamespace(out=tmp_path / "out", work=tmp_path / "work", minutes=1))
+    processes = [session.begin(["-c", code], tmp_path / "log.txt") for code in ("", "import time; time.sleep(60)")]
+    processes[0].finish(30)
+    session.close()
+    assert not any(process.running() for process in processes)
+
+
+# --- teachers and training --------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """Stands in for `PythonProcess`: what is started with which words; its files appear once it is waited for."""
+
+    def __init__(self, monkeypatch):
+        self.started: list[list[str]] = []
+        self.finished: list[list[str]] = []
+        self.stopped: list[list[str]] = []
+        monkeypatch.setattr(gpu_session, "PythonProcess", self.start)
+
+    def start(self, argv, log, niceness=0):
+        words = [str(each) for each in argv]
+        self.started.append(words)
+
+        def finish(limit, meanwhile=lambda: None):
+            if "training.distillation" in words:
+                Path(value(words, "--out")).write_text("targets")
+            meanwhile()  # before the first scores, after them, and once more
+            if words[0] == "train.py":
+                Path(value(words, "--ckpt_dir")).mkdir()
+                (Path(value(words, "--ckpt_dir")) / "log.jsonl").write_text('{"step": 1}\n')
+            meanwhile()
+            meanwhile()
+            self.finished.append(words)
+            return ""
+
+        return SimpleNamespace(show=lambda limit: None, finish=finish, stop=lambda: self.stopped.append(words))
+
+
+def value(words: list[str], flag: str) -> str:
+    return words[words.index(flag) + 1]
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    return Recorder(monkeypatch)
+
+
+@pytest.fixture
+def teaching(tmp_path, recorder):
+    """`teaching()`: a session with teachers for x2 (two), x3 (one) and x4 (one), always with the same folders."""
+    for name in ("images/part", "teachers/x2"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("images/a.png", "images/part/b.png", "teachers/RLFN_x2.pth", "teachers/bsrn_x2.pth"):
+        (tmp_path / name).write_text("short")
+    for name in ("bsrn_x3.pth", "rlfn_x4.pth", "other_x4.pth"):
+        (tmp_path / "teachers" / name).write_text("weights")
+    folders = {name: tmp_path / name for name in ("images", "teachers", "out", "work")}
+    size = {"scales": [2, 3, 4], "batch": 44, "patch": 48, "lr": "2e-3", "warmup": 300, "print_interval": 5000}
+    return lambda: Session(SimpleNamespace(**folders, **size, minutes=10, device="cpu", validation=None))
+
+
+def test_the_teachers_of_all_scales_start_together(teaching, recorder):
+    session = teaching()
+    assert session.distill(2) == "distilled_x2.h5"
+    assert [value(words, "--scale") for words in recorder.started] == ["2", "3", "4"]
+    assert [words.count("--teacher") for words in recorder.started] == [2, 1, 1]
+    assert ["--self_ensemble" in words for words in recorder.started] == [False, True, True]
+    session.distill(3)
+    session.distill(4)
+    assert len(recorder.started) == 3 and recorder.finished == recorder.started
+
+
+@pytest.mark.parametrize("change", ["nothing", "image", "teacher", "settings", "unfinished", "none"])
+def test_finished_targets_are_used_again_only_for_the_same(teaching, recorder, tmp_path, monkeypatch, change):
+    teaching().distill(2)
+    targets = tmp_path / "work/distilled_x2.h5"
+    if change == "image":
+        (tmp_path / "images/part/b.png").write_text("longer than before")
+    elif change == "teacher":
+        (tmp_path / "teachers/bsrn_x2.pth").write_text("other")  # as long as it was
+    elif change == "settings":
+        monkeypatch.setattr(gpu_session, "SHRINK", ("0.5",))
+    elif change == "unfinished":
+        targets.unlink()  # it is renamed into place when it is complete
+    elif change == "none":
+        for file in (tmp_path / "teachers").glob("*_x2.pth"):
+            file.unlink()
+    session, before = teaching(), len(recorder.started)
+    if change == "none":
+        with pytest.raises(SectionError, match=r"no file such as rlfn_x2\.pth"):
+            session.distill(2)
+        assert session._training_set(2) == session.training_set
+        return
+    session.distill(2)
+    again = "training.distillation" in recorder.started[before]
+    assert again == (change != "nothing") and targets.read_text() == "targets"
+
+
+def test_the_photographs_of_another_session_are_not_taken(teaching, recorder):
+    session = teaching()
+    session.training_set.write_text("of another session")
+    (session.work / "distilled_x2.h5").write_text("of another session")
+    assert session._training_set(2) == session.training_set == session._training_set(3)
+    assert [words[0] for words in recorder.started] == ["div2h5.py"]
+
+
+def test_a_scale_starts_from_its_weights_and_has_its_own_batch(teaching, recorder, tmp_path):
+    for scale in (2, 3, 4):
+        teaching().train(scale, tmp_path / f"x{scale}", "images.h5", limit=1)
+    assert [value(words, "--batch_size") for words in recorder.started] == ["44", "37", "24"]
+    starts = [value(words, "--pretrained") for words in recorder.started]
+    assert [start.rpartition("checkpoint")[2] for start in starts] == [f"/x{n}/cfsrcnn_x{n}.pth" for n in (2, 3, 4)]
+    session = teaching()
+    session.args.batch = 1
+    session.train(4, tmp_path / "one", "images.h5", limit=1)
+    assert value(recorder.started[-1], "--batch_size") == "1"
+
+
+@pytest.fixture
+def compiling(teaching, recorder, monkeypatch):
+    """A session that compiles on four cores, before x2 is trained; only the targets of x4 are not there yet."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(Session, "_best_setting", lambda *_: gpu_session.FASTEST)
+    session = teaching()
+    session.distill(2)
+    session.distill(3)
+    recorder.started.clear()
+    return session
+
+
+def test_while_a_scale_is_trained_the_next_compiles(compiling, recorder):
+    compiling.train_scale(2, 3)
+    run, ahead = recorder.started  # once, after the first scores
+    assert Path(value(ahead, "--ckpt_dir")) == compiling.work / "prepare_x3" and value(ahead, "--max_steps") == "5"
+    assert recorder.stopped == [ahead]
+    compiling.train_scale(3, 2)
+    run = recorder.started[2]
+    assert len(recorder.started) == 3  # x4 has no targets, so that nothing compiles for it
+    same = ("--scale", "--batch_size", "--patch_size", "--train_data_path", "--precision", "--optimizer", "--ema")
+    assert [value(run, flag) for flag in same] == [value(ahead, flag) for flag in same]
+    assert all({"--compile", "--cuda_graph"} < set(each) for each in (run, ahead))
+
+
+@pytest.mark.parametrize("reason", ["cores", "setting", "memory", "error", "last scale"])
+def test_the_next_scale_does_not_compile_ahead(compiling, recorder, monkeypatch, capsys, reason):
+    if reason == "cores":
+        monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    elif reason == "setting":
+        monkeypatch.setattr(Session, "_best_setting", lambda *_: gpu_session.GRAPH)
+    elif reason in ("memory", "error"):
+        memory = {"memory": lambda: (4, 8), "error": lambda: (_ for _ in ()).throw(RuntimeError("no context"))}
+        monkeypatch.setattr(gpu_session, "pick_device", lambda name: SimpleNamespace(type="cuda"))
+        monkeypatch.setattr(gpu_session.torch.cuda, "mem_get_info", memory[reason])
+    else:
+        compiling.args.scales = [3, 2]
+    compiling.train_scale(2, 3)
+    assert [Path(value(words, "--ckpt_dir")).name for words in recorder.started] == ["x2"]
+    assert ("x3 is not compiled ahead: no context" in capsys.readouterr().err) == (reason == "error")
+
+
+def test_sections_can_be_skipped(image_folder, recorder, monkeypatch, tmp_path):
+    argv = ["-m", "benchmarks.gpu_session", "--images", image_folder, "--minutes", 1, "--out", tmp_path / "out"]
+    argv += ["--device", "cpu", "--work", tmp_path / "work", "--skip", "tests", "benchmarks", "speed", "training"]
+    monkeypatch.setattr("sys.argv", [str(each) for each in argv[1:]])
+    gpu_session.main()
+    assert list(json.loads((tmp_path / "out/session.json").read_text())["outcomes"]) == ["card", "data"]
 
 
 def test_of_the_weights_in_a_folder_only_the_newest_are_kept(tmp_path):

@@ -234,6 +234,61 @@ def test_the_self_ensemble_commutes_with_dihedral_transforms(net_at):
         assert difference(turned, upright) < 1e-5
 
 
+@pytest.fixture
+def counted_net(net_at):
+    """The x2 network, and the batches that go through its last part."""
+    net, batches = net_at("x2"), []
+    hook = net.frb.register_forward_pre_hook(lambda _, args: batches.append(len(args[0])))
+    yield net, batches
+    hook.remove()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_on_a_gpu_the_self_ensemble_is_two_batches_of_four(counted_net, monkeypatch, dtype):
+    net, batches = counted_net
+    lr = sample_image("astronaut.png", 12, 21)
+    lr = {"uint8": lr, "uint16": lr.astype(np.uint16) * 257, "float32": lr / np.float32(255)}[np.dtype(dtype).name]
+    ensemble = NetworkUpscaler(net, 2, self_ensemble=True)
+    one_by_one, exact = ensemble(lr), ensemble.to_float(lr)
+    assert batches == [1] * 16
+    monkeypatch.setattr(tiling, "BATCHING", ("cpu",))
+    batches.clear()
+    found, in_batches = ensemble(lr), ensemble.to_float(lr)
+    assert batches == [4] * 4
+    assert difference(in_batches, exact) < 1e-5
+    assert found.dtype == dtype and found.shape == (24, 42, 3)
+    assert abs(found.astype(float) - one_by_one).max() <= (1e-5 if dtype == np.float32 else 1)
+
+
+@pytest.mark.parametrize("reason", ["memory", "tiles", "out of memory"])
+def test_where_four_are_too_many_the_self_ensemble_is_one_by_one(counted_net, monkeypatch, reason):
+    net, batches = counted_net
+    lr = sample_image("astronaut.png", 12, 41)
+    tile = 40 if reason == "tiles" else "off"
+    ensemble = NetworkUpscaler(net, 2, tile=tile, self_ensemble=True)
+    expected = ensemble.to_float(lr)
+    batches.clear()
+    monkeypatch.setattr(tiling, "BATCHING", ("cpu",))
+    if reason == "memory":
+        needed = 4 * 12 * 41 * 64 * 4 * (tiling.EXTRACT_MAPS + tiling.REFINE_MAPS * 4)
+        monkeypatch.setattr(tiling, "CPU_BUDGET", needed - 1)
+    elif reason == "out of memory":
+        refine = type(net).refine
+
+        def fail_for_four(self, deep, first, scale):
+            if len(deep) > 1:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return refine(self, deep, first, scale)
+
+        monkeypatch.setattr(type(net), "refine", fail_for_four)
+    found = ensemble.to_float(lr)
+    assert max(batches) <= 2 and difference(found, expected) < 1e-5
+    if reason != "tiles":
+        assert batches == [1] * 8 and np.array_equal(found, expected)
+    else:
+        assert len(batches) >= 8
+
+
 def test_the_self_ensemble_takes_tiles():
     lr = sample_image("astronaut.png", 19, 40)
     plain, tiled = (NetworkUpscaler(LookLeft(3), 2, tile=tile, self_ensemble=True).to_float(lr) for tile in ("off", 16))

@@ -14,7 +14,7 @@ from torch import nn
 import model
 from common.device import is_installed
 from common.errors import InputError
-from inference import backends
+from inference import backends, tiling
 from inference.api import SRModel
 from inference.upscaler import NetworkUpscaler
 
@@ -49,7 +49,11 @@ def repeated(lr: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("tile", [16, "off"])
 @pytest.mark.parametrize("self_ensemble", [False, True])
-def test_an_image_that_overflows_is_computed_again_and_that_is_reported_once(capsys, self_ensemble, tile):
+@pytest.mark.parametrize("batching", [(), ("cpu",)])
+def test_an_image_that_overflows_is_computed_again_and_that_is_reported_once(
+    capsys, monkeypatch, self_ensemble, tile, batching
+):
+    monkeypatch.setattr(tiling, "BATCHING", batching)
     upscale = NetworkUpscaler(Loud(FP16), 2, "cpu", "fp16", tile, "rounded", self_ensemble)
     assert np.array_equal(upscale(DARK), repeated(DARK)) and not capsys.readouterr().err
     for _ in range(2):
