@@ -1,7 +1,8 @@
 """Entry point of `torch.hub.load`: the network with pretrained weights, from a local clone (source="local") or from GitHub.
 
 PyTorch lists every public callable of this file as a model, so modules are imported instead of names. It executes the file
-anew for each call and forgets it, so a pickled network names `torch.hub.load` alone.
+anew for each call and forgets it, so a pickled network names `torch.hub.load` alone. Several threads may load and pickle
+networks at once; meanwhile, no other thread may import modules that are named as our packages.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import io
 import pathlib
 import pickle
 import sys
+import threading
 import types
 from collections import abc
 
@@ -23,6 +25,8 @@ dependencies = ["torch", "safetensors"]
 
 _ROOT = pathlib.Path(__file__).resolve().parent
 _Modules = dict[str, types.ModuleType]
+# one for all executions of this file
+_LOCK: threading.RLock = vars(torch.hub).setdefault("_cfsrcnn_lock", threading.RLock())
 _PACKAGES = ("common", "dataset", "model")  # the lowest, which the network and its weights need
 
 
@@ -61,9 +65,14 @@ def _isolated_imports(ours: _Modules) -> abc.Iterator[None]:
     """Makes imports of our packages find `ours` or else our files, then restores the caller's own modules of these names.
 
     Ours do not stay either, but in `ours`: the caller may import a `model` of its own later. Where they were before, they are
-    used and stay, and `ours` remains empty.
+    used and stay, and `ours` remains empty. One thread at a time, since all share `sys.modules`.
     """
-    loaded = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in _PACKAGES}
+    with _LOCK:
+        yield from _swap_modules(ours)
+
+
+def _swap_modules(ours: _Modules) -> abc.Iterator[None]:
+    loaded = {name: module for name, module in list(sys.modules.items()) if name.partition(".")[0] in _PACKAGES}
     tops = [module for name, module in loaded.items() if "." not in name]
     if not ours and tops and all(_ROOT in pathlib.Path(module.__file__ or "").resolve().parents for module in tops):
         yield
@@ -74,7 +83,7 @@ def _isolated_imports(ours: _Modules) -> abc.Iterator[None]:
     try:
         yield
     finally:
-        for name in [name for name in sys.modules if name.partition(".")[0] in _PACKAGES]:
+        for name in [name for name in list(sys.modules) if name.partition(".")[0] in _PACKAGES]:
             ours[name] = sys.modules.pop(name)
         sys.modules.update(loaded)
 

@@ -51,10 +51,10 @@ def measure_peak(folder: Path, scale: int, device: str, config: Config) -> tuple
 
 def size(text: str) -> tuple[int, int]:
     """--size: WIDTHxHEIGHT."""
-    width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+    sides = [int(each) if each.isascii() and each.isdigit() and len(each) < 7 else 0 for each in text.split("x")]
+    if len(sides) != 2 or 0 in sides:
         raise argparse.ArgumentTypeError(f"{text} is no size such as 3840x2160")
-    return int(width), int(height)
+    return sides[0], sides[1]
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar
@@ -11,6 +12,8 @@ from common.errors import InputError
 
 PATHS = "Relative paths, defaults too, are relative to the working directory."
 Number = TypeVar("Number", int, float)
+MAX_INT = 10**15  # exact as a float, too
+LONG_WORD = re.compile(r"(\S{40})\S{160,}")  # a value that nobody would want to read in full
 
 
 class CliParser(argparse.ArgumentParser):
@@ -34,7 +37,7 @@ class CliParser(argparse.ArgumentParser):
             shown = [name for name, action in self._option_string_actions.items() if action.help != argparse.SUPPRESS]
             near = get_close_matches(flag, shown, 1)
             message = f"unrecognized argument {flag}; " + (f"did you mean {near[0]}?" if near else "see --help")
-        raise InputError(message.removeprefix("argument "))
+        raise InputError(LONG_WORD.sub(r"\1...", message.removeprefix("argument ")))
 
     def reject(self, args: argparse.Namespace, why: str, *names: str) -> None:
         """Raises `InputError` "WHY: leave out --A, --B" if any of these flags is not at its default."""
@@ -58,8 +61,8 @@ def bounded(kind: type[Number], fits: Callable[[Number], bool], what: str) -> Ca
     return parse
 
 
-positive_int = bounded(int, lambda value: value >= 1, "a whole number above zero")
-non_negative_int = bounded(int, lambda value: value >= 0, "a whole number, zero or above")
+positive_int = bounded(int, lambda value: 1 <= value <= MAX_INT, "a whole number above zero, 10^15 at most")
+non_negative_int = bounded(int, lambda value: 0 <= value <= MAX_INT, "a whole number, zero or above, 10^15 at most")
 
 
 class _Help(argparse.HelpFormatter):

@@ -23,7 +23,7 @@ class InputError(Exception):
 
 
 class LaunchError(InputError):
-    """A bad environment of one of several processes; each prints it, since it may be the rank that is wrong."""
+    """An error of one of several processes that this one prints whatever its rank, which may itself be wrong."""
 
 
 def searched_in(path: Path) -> str:
@@ -156,7 +156,8 @@ def _drop_output(stream: TextIO | None = None) -> None:
 
 
 def _leave(message: str, code: int, everywhere: bool = False) -> None:
-    if everywhere or os.environ.get("RANK", "") in ("", "0"):  # only one of several processes prints
+    main = "0" in (os.environ.get("RANK") or "0", os.environ.get("LOCAL_RANK"))  # one of the processes on each machine
+    if everywhere or main:
         try:
             if sys.stderr:
                 print(message, file=sys.stderr)

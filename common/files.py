@@ -26,6 +26,7 @@ NO_PERMISSION_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS}
 MAX_LOCK_TRIES = 20  # temporary files that another process may lock first
 NO_HANDLE = -1
 NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
+MAX_NAME_BYTES = 255  # of a file or folder, on all usual file systems
 MAX_SUFFIX_BYTES = 20  # a longer suffix would make the temporary name too long
 
 _cleaned: set[Path] = set()  # folders in which this process has removed stale temporary files
@@ -139,6 +140,14 @@ def make_dir(path: Path) -> Path:
         kind = "a file" if file.exists() else "a link to nothing"
         raise InputError(f"{file} is {kind}, but a folder is needed there: name another or move it away") from None
     return path
+
+
+def ensure_name_fits(path: Path, room: int = 0) -> None:
+    """Raises `InputError` if the name of `path` and `room` more bytes are longer than file systems allow."""
+    if (size := len(os.fsencode(path.name))) + room > MAX_NAME_BYTES:
+        raise InputError(
+            f"the name {path.name[:20]}... has {size} bytes, but {MAX_NAME_BYTES - room} at most fit: shorten it"
+        )
 
 
 def make_dir_within(root: Path, path: Path) -> Path:

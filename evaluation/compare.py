@@ -71,14 +71,20 @@ def require_sr(root: Path, pair: ImagePair) -> Path:
 
     `root`: as in `locate_sr`; the test set is named like one of the folders around the HR image.
     """
-    place = locate_sr(root, [folder.name for folder in realpath(pair.hr_path).parents[:3]], pair.scale)[0] or root
+    around = [folder.name for folder in realpath(pair.hr_path).parents[:3] if folder.name]
+    place = locate_sr(root, around, pair.scale)[0] or root
     beside = _entries(pair.hr_path.parent)
     others = [each for each in beside if each.suffix.lower() in EXTENSIONS and not each.stem.endswith("LR")]
     pairs = [pair, *(ImagePair(each, None, pair.scale) for each in others if each != pair.hr_path)]
     for folder in dict.fromkeys((place, root)):
         if file := _choose(folder, _find(folder, pairs), {pair.hr_path}).get(pair.hr_path):
             return file
-    raise InputError(_missing(place, pair))
+    hint = "" if _holds_images(place) else f"; SET is the name of a folder around {pair.hr_path}: {', '.join(around)}"
+    for other in (each for each in _entries(root) if each.is_dir()):
+        if (inner := _locate(other, pair.scale)) and match_sr(inner, [pair]):
+            hint += f"; {inner} has one: name that folder if the image is of {other.name}"
+            break
+    raise InputError(_missing(place, pair) + hint)
 
 
 def locate_sr(root: Path, set_names: Sequence[str], scale: int) -> tuple[Path | None, bool]:

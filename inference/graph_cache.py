@@ -49,9 +49,9 @@ def cached_onnx(net: nn.Module, scale: int, stage: str = "forward") -> bytes:
 
 
 def cache_folder() -> Path:
-    """Where the graphs are kept; it need not exist. Raises `RuntimeError` if the user has no home folder."""
+    """Where the graphs are kept; it need not exist. Raises `RuntimeError` if the home folder is unknown."""
     if folder := os.environ.get("CFSRCNN_CACHE"):
-        return Path(folder)
+        return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cfsrcnn"
 
 

@@ -20,7 +20,7 @@ from common.errors import (
     summarize_exception,
     translate_access_errors,
 )
-from common.files import DISK_FULL_ERRNOS, make_dir, realpath
+from common.files import DISK_FULL_ERRNOS, ensure_name_fits, make_dir, realpath
 from common.prefetch import BackgroundWriter, prefetch_map
 from common.progress import progress
 from dataset.image_metadata import ImageMetadata
@@ -75,7 +75,9 @@ def upscale_images(
     """
     options, sources = options or OutputOptions(), [sources] if isinstance(sources, Path) else sources
     summary = Summary()
-    jobs = _plan(_find_inputs(sources, folder, options.recursive, summary), folder, upscale.scale, options.format)
+    jobs = _plan(
+        _find_inputs(sources, folder, options.recursive, summary), folder, upscale.scale, options.format, summary
+    )
     if not jobs:
         raise_failures(summary)
     if options.skip_existing:
@@ -217,8 +219,13 @@ def _walk(source: Path, out: Path, summary: Summary, recursive: bool = True) -> 
             yield from _walk(each, out, summary)
 
 
-def _plan(inputs: list[tuple[Path, Path]], folder: Path, scale: int, format: str) -> list[tuple[Path, Path]]:
-    """(input, output) for each input. `InputError` if an input would be overwritten, or two have the same output."""
+def _plan(
+    inputs: list[tuple[Path, Path]], folder: Path, scale: int, format: str, summary: Summary
+) -> list[tuple[Path, Path]]:
+    """(input, output) for each input. `InputError` if an input would be overwritten, or two have the same output.
+
+    An input whose output's name would be too long is one of the `summary.failures`.
+    """
     stems = Counter((place, file.stem) for file, place in inputs)
     full = max(stems.values(), default=0) > 1  # a.png beside a.jpg
     jobs: dict[Path, tuple[Path, Path]] = {}
@@ -227,7 +234,9 @@ def _plan(inputs: list[tuple[Path, Path]], folder: Path, scale: int, format: str
         out = folder / place / f"{file.name if full else file.stem}_x{scale}.{kind if format == 'auto' else format}"
         if out in jobs:
             raise InputError(f"{jobs[out][0]} and {file} would both be written to {out}: upscale them separately")
-        jobs[out] = file, out
+        with _Collecting(summary), error_context(f"--input {file.parent}"):
+            ensure_name_fits(out)
+            jobs[out] = file, out
     if clash := {realpath(out) for out in jobs} & {realpath(file) for file, _ in inputs}:
         raise InputError(f"{min(clash)} is itself an input and would be overwritten: choose another --sample_dir")
     return list(jobs.values())

@@ -34,13 +34,23 @@ class Server:
     """The running page: its address, its process, and the folder in which it makes its temporary one."""
 
     def __init__(self, python: str, folder: Path, *flags):
+        self.folder = folder
+        for attempts_left in (4, 3, 2, 1, 0):  # another process may take the free port first
+            if error := self._start(python, *flags):
+                self.stop()
+                if not attempts_left or "choose another --port" not in error:
+                    pytest.fail(f"the server did not start: {error}")
+            else:
+                return
+
+    def _start(self, python: str, *flags) -> str:
+        """Starts the server on a free port; returns what it printed instead of its address, or ""."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.folder = folder
-        environment = {**os.environ, "TMPDIR": str(folder), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "TMPDIR": str(self.folder), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
         command = [python, "-m", "inference.app", "--port", self.port, "--device", "cpu", *flags]
-        errors = Path(f"{folder}.err")  # a pipe that nobody reads would stop the server once it is full
+        errors = Path(f"{self.folder}.err")  # a pipe that nobody reads would stop the server once it is full
         with errors.open("w") as file:
             self.process = subprocess.Popen(
                 list(map(str, command)), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=file, text=True
@@ -48,9 +58,9 @@ class Server:
         ready, _, _ = select.select([self.process.stdout], [], [], 120)
         line = self.process.stdout.readline() if ready else ""
         if not line.startswith("open http://"):
-            self.stop()
-            pytest.fail(f"the server did not start: {line}{errors.read_text()}")
+            return line + errors.read_text() or "nothing"
         self.url = line.split()[1].rstrip("/")
+        return ""
 
     def files(self) -> set[Path]:
         """The files that the server has now; folders may go meanwhile."""

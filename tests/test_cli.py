@@ -5,6 +5,21 @@ from __future__ import annotations
 import pytest
 
 TRAIN, SAMPLE = "train.py", "tcw_sample.py"
+COUNTS = {  # program and the flags that it needs: flags with whole numbers
+    (TRAIN,): "group patch_size batch_size max_steps decay num_gpu print_interval warmup hard_crops seed accumulate",
+    (SAMPLE, "--input", "a.png"): "scale group tile quality resize",
+    ("div2h5.py", "--source", "a"): "scales workers hold_out",
+    ("-m", "inference.app"): "port max_megapixels max_megabytes",
+    ("-m", "model.export", "a.pth", "a.onnx"): "scale group",
+    ("-m", "evaluation.figure", "--image", "a.png", "--ckpt_path", "a.pth", "--scale", 2, "--out", "b"): "scale crop",
+    ("-m", "evaluation.paper"): "scales",
+    ("-m", "training.distillation", "--scale", 2, "--source", "a", "--out", "b"): "workers hold_out scale",
+    ("-m", "benchmarks.inference"): "rounds sides",
+    ("-m", "benchmarks.training"): "rounds",
+    ("-m", "benchmarks.op_profile"): "rounds",
+    ("-m", "benchmarks.memory"): "size",
+    ("-m", "benchmarks.gpu_session", "--images", "a", "--minutes", 1): "batch patch warmup probe_steps print_interval",
+}
 
 
 @pytest.mark.parametrize(
@@ -36,3 +51,15 @@ def test_help_groups_the_flags_and_gives_the_papers_values(command, program):
     places = [text.index(f" {group}: ") for group in ("the paper's flags", "data", "speed")]
     assert places[0] == min(places) and " output: " in text
     assert ("(paper: 77; default: 64)" if program == TRAIN else "(paper: fp32)") in text
+
+
+@pytest.mark.parametrize("digits", [401, 5001], ids=["no_float", "no_int"])
+@pytest.mark.parametrize("program", COUNTS, ids=lambda program: " ".join(map(str, program[:2])))
+def test_numbers_of_any_size_are_one_short_line(expect_error, program, digits, tmp_path, monkeypatch):
+    """10^400 is too large for a float, and Python reads no number of more than 4300 digits."""
+    monkeypatch.chdir(tmp_path)
+    number = "1" + "0" * (digits - 1)
+    for flag in COUNTS[program].split():
+        value = {"size": f"{number}x{number}", "crop": f"0,0,{number},{number}"}.get(flag, number)
+        assert len(expect_error("error: ", *program, f"--{flag}", value)) < 300, flag
+    assert not any(tmp_path.iterdir())

@@ -105,6 +105,34 @@ def test_an_error_is_reported_once_and_has_its_exit_code(data, tmp_path, in_the_
     assert code == 2 and len(lines) == 1 and phrase in lines[0] and "Traceback" not in out + err, out + err
 
 
+@pytest.mark.parametrize("failing", [0, 1])
+def test_an_error_of_one_process_is_the_only_line_and_the_exit_code(data, tmp_path, failing):
+    """As of a machine that lacks a file, which the others notice as a lost connection, or as the launcher's SIGTERM."""
+    script = tmp_path / "start.py"
+    script.write_text(
+        f"""import os, runpy, sys
+sys.path.insert(0, {str(ROOT)!r})
+sys.argv += ["--train_data_path", "missing.h5"] if os.environ["RANK"] == "{failing}" else []
+runpy.run_path({str(ROOT / "train.py")!r}, run_name="__main__")"""
+    )
+    launches = "import sys; from training.distributed import launch; sys.exit(launch(sys.argv[1], sys.argv[2:], 2))"
+    argv = [sys.executable, "-c", launches, script, *data, *FLAGS, "--max_steps", 6, "--ckpt_dir", tmp_path / "run"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(list(map(str, argv)), capture_output=True, text=True, timeout=240, cwd=ROOT, env=environment)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2 and len(lines) == 1 and "missing.h5 does not exist" in lines[0], done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_lost_connection_is_one_line_and_a_bug_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
+    with pytest.raises(InputError, match="another process has ended"), DistributedContext(torch.device("cpu")):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:47525.")
+    with pytest.raises(RuntimeError, match="cannot be multiplied"), DistributedContext(torch.device("cpu")):
+        torch.ones(2, 3) @ torch.ones(2, 3)
+
+
 def test_sigterm_saves_the_state_and_a_process_that_dies_ends_the_run_within_a_minute(data, tmp_path):
     flags = ["--max_steps", 100_000, "--num_gpu", 2, "--print_interval", 2]
     process = start(data, tmp_path / "run", *flags)

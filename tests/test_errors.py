@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from common.errors import run_cli
+from common.errors import InputError, run_cli
 from dataset.hdf5 import read_hdf5
 
 PRINTS = "from common.errors import run_cli; run_cli(lambda: print('some words'))"
@@ -49,6 +49,16 @@ def test_main_memory_that_runs_out_is_one_line(capsys):
 def test_other_errors_of_pytorch_are_not_hidden():
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         run_cli(lambda: torch.ones(2, 3) @ torch.ones(2, 3))
+
+
+@pytest.mark.parametrize(("rank", "local_rank", "prints"), [("0", "0", True), ("3", "0", True), ("3", "1", False)])
+def test_one_of_the_processes_on_each_machine_prints_an_error(monkeypatch, capsys, rank, local_rank, prints):
+    """Also one that only another machine has, such as a missing GPU."""
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    with pytest.raises(SystemExit) as leaving:
+        run_cli(lambda: (_ for _ in ()).throw(InputError("no GPU")))
+    assert leaving.value.code == 2 and capsys.readouterr().err == ("error: no GPU\n" if prints else "")
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")

@@ -192,6 +192,13 @@ def test_the_folders_of_others_may_have_levels_for_set_and_scale(command, argv, 
     assert captions[-1] == "Theirs (inf/1.0000)"
 
 
+def test_an_image_outside_a_folder_of_its_set_is_told_where_the_others_are(expect_error, argv, image_file, tmp_path):
+    write_png(tmp_path / "theirs/B100/x2/SR/cup_SR.png", read_rgb(image_file))
+    line = expect_error("theirs has neither cup.png", *argv, "--compare", f"Theirs={tmp_path / 'theirs'}")
+    assert f"SET is the name of a folder around {image_file}: {tmp_path.name}, " in line
+    assert line.endswith(f"; {tmp_path}/theirs/B100/x2/SR has one: name that folder if the image is of B100")
+
+
 def test_what_tcw_sample_wrote_is_compared_as_it_is(command, argv, checkpoint, image_folder, tmp_path, captions):
     where = ["--test_data_dir", image_folder, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
     assert command("tcw_sample.py", *where).code == 0

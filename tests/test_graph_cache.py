@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
 import shutil
 
@@ -139,7 +140,23 @@ def test_errors_of_the_export_are_told(folder, monkeypatch):
         cached_onnx(create_model("cfsrcnn", 2), 2)
 
 
+def test_a_folder_that_cannot_be_made_or_written_changes_nothing_either(exports, monkeypatch, tmp_path):
+    net = create_model("cfsrcnn", 2)
+    monkeypatch.setenv("CFSRCNN_CACHE", str(tmp_path / ("x" * 300) / "graphs"))
+    assert cached_onnx(net, 2) == b"graph 0"
+
+    def denied(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setenv("CFSRCNN_CACHE", str(tmp_path))
+    monkeypatch.setattr("tempfile.mkstemp", denied)
+    assert cached_onnx(net, 2) == b"graph 1" and not any(tmp_path.iterdir())
+
+
 def test_where_graphs_are_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CFSRCNN_CACHE", "~/graphs")
+    assert cache_folder() == tmp_path / "graphs"
     monkeypatch.delenv("CFSRCNN_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "cfsrcnn"

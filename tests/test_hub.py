@@ -48,6 +48,29 @@ def test_nothing_else_is_taken_for_a_network():
     assert found == {"cfsrcnn"}
 
 
+def test_threads_load_and_pickle_at_once_and_leave_no_modules(tmp_path):
+    script = f"""
+import io, sys, threading, torch
+sys.setswitchinterval(1e-5)
+done, start = [], threading.Barrier(8)
+def work(number):
+    start.wait()
+    net = torch.hub.load({str(ROOT)!r}, "cfsrcnn", source="local", scale=2 + number % 3)
+    torch.save(net, file := io.BytesIO())
+    file.seek(0)
+    again, lr = torch.load(file, weights_only=False), torch.ones(1, 3, 4, 4)
+    with torch.inference_mode():
+        done.append(torch.equal(net(lr), again(lr)))
+threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+for each in threads: each.start()
+for each in threads: each.join()
+assert done == [True] * 8, done
+left = [name for name in sys.modules if name.partition(".")[0] in ("common", "dataset", "model")]
+assert not left and {str(ROOT)!r} not in sys.path, left"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_users_own_modules_of_our_names_stay_theirs(tmp_path):
     (tmp_path / "model.py").write_text("mine = 1")
     script = (

@@ -53,6 +53,14 @@ def test_several_inputs_and_one_bad_image_does_not_end_them(command, bicubic, tr
     assert outcome.err.rstrip().endswith("error: 1 of 3 images failed, see the lines above; the others are written")
 
 
+def test_a_name_too_long_for_the_output_is_told_first_and_does_not_end_the_others(command, bicubic, tree, decoded):
+    long = (tree / "a.png").rename(tree / f"{'n' * 250}.png")
+    outcome = command(*bicubic(long))
+    assert outcome.code == 2 and f"the name {'n' * 20}... has 257 bytes, but 255 at most fit" in outcome.err
+    assert not decoded and not (tree / "out").exists()
+    assert command(*bicubic(tree, tree / "deep")).code == 2 and files_in(tree / "out") == ["d_x2.png"]
+
+
 @pytest.mark.parametrize(
     ("name", "phrase"), [("none.png", "none.png: no such file or folder"), ("in/empty", "empty holds no images")]
 )

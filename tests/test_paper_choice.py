@@ -110,6 +110,14 @@ def test_a_named_set_or_scale_that_is_missing_does_not_go_unnoticed(expect_error
     expect_error(f"Set5 in {data} has no x3", *argv, "--sets", "Set5", "--scales", 3)
 
 
+def test_a_network_that_does_not_upscale_by_its_scale_is_named(expect_error, argv, plug_in, tmp_path):
+    plug_in("twice", MINE.replace("3 * scale**2", "12").replace("self.conv(x), scale", "self.conv(x), 2"))
+    file = tmp_path / "peers/twice_x4.pth"
+    save_state_dict(create_model("twice", 4).state_dict(), file)
+    line = expect_error("it does not upscale by 4", *argv, "--sets", "Set5", "--scales", 4, "--peers", file)
+    assert f"{file} (model/twice.py): the network made" in line
+
+
 def test_ones_own_network_gets_a_row_beside_ours(command, argv, data, mine, tmp_path):
     files = [mine("mine", 2), mine("mine", 4)]
     argv += ["--sets", "Set5", "--peers", tmp_path / "peers"]

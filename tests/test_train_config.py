@@ -38,3 +38,9 @@ def test_a_solver_built_in_python_trains_and_its_state_stores_plain_settings(tra
     state = torch.load(tmp_path / "cfsrcnn_latest.train.pt", weights_only=True)
     assert state["options"] == {name: getattr(config, name) for name in RESUME_INVARIANTS}
     assert state["settings"] == {name: getattr(config, name) for name in (*FRESH_START_ONLY, *CHANGEABLE)}
+
+
+def test_a_long_name_of_a_run_is_one_line_before_any_work(expect_error, tmp_path):
+    flags = ["--ckpt_dir", tmp_path / "run", "--ckpt_name", "é" * 300]
+    line = expect_error(f"--ckpt_name: the name {'é' * 20}... has 600 bytes, but", "train.py", *flags)
+    assert line.endswith("at most fit: shorten it") and not (tmp_path / "run").exists()

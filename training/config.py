@@ -10,11 +10,13 @@ from pathlib import Path
 import torch
 
 from common.device import check_precision, has_tf32
-from common.errors import InputError
+from common.errors import InputError, error_context
+from common.files import ensure_name_fits
 from model import check_model_name
 from training.cuda_graph import check_cuda_graph
 from training.distributed import DistributedContext
 
+MAX_ENDING = 32  # bytes: the longest of what follows --ckpt_name in the names of a run's files, and to spare
 Value = str | int | float | bool | None
 
 
@@ -94,6 +96,8 @@ def check_flags(args: TrainConfig) -> None:
     for flag, name in (("ckpt_dir", args.ckpt_dir), ("ckpt_name", args.ckpt_name)):
         if name != os.fsencode(name).decode(errors="replace"):
             raise InputError(f"--{flag} {name!r} has bytes that are no text, as TensorBoard needs it: choose another")
+    with error_context("--ckpt_name"):
+        ensure_name_fits(Path(args.ckpt_name), MAX_ENDING)
     if args.batch_size < args.num_gpu:
         raise InputError(
             f"--batch_size {args.batch_size} is the whole batch: it must be at least --num_gpu {args.num_gpu}"

@@ -22,9 +22,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import InputError, LaunchError, stop_signals, summarize_exception
+from training.failures import is_lost_connection, report_once
 from training.per_scale import PerScaleDDP
 
 Item = TypeVar("Item")
+REPORTED = (InputError, OSError, MemoryError)  # of any process; other exceptions are bugs
 FIX_LAUNCH = "unset it, or start the processes by torchrun or --num_gpu"
 
 
@@ -174,14 +176,14 @@ class DistributedContext:
 
     @contextmanager
     def fail_together(self) -> Iterator[None]:
-        """Of a block in which only the main process writes, all raise its `InputError`, or its `OSError` as one."""
+        """If a process raises `InputError` or `OSError` in the block, all raise the first one's as an `InputError`."""
         failure = ""
         try:
             yield
         except (InputError, OSError) as error:
             failure = summarize_exception(error)
-        if failure := self.all_gather([failure])[0]:
-            raise InputError(failure)
+        if failures := list(filter(None, self.all_gather([failure]))):
+            raise InputError(failures[0])
 
     @contextmanager
     def hold_on_main(self, lock: AbstractContextManager) -> Iterator[None]:
@@ -195,8 +197,15 @@ class DistributedContext:
     def __enter__(self) -> DistributedContext:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Destroys the process group; otherwise Gloo's threads may abort a process at its exit."""
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        """Destroys the process group; otherwise Gloo's threads may abort a process at its exit.
+
+        If one process fails, the others lose their connection to it: each ends by `report_once`.
+        """
         failed = kind is not None and not issubclass(kind, SystemExit)
-        if dist.is_initialized() and not (failed and self.device.type == "cuda"):  # NCCL would wait for the others
-            dist.destroy_process_group()
+        try:
+            if dist.is_initialized() and error and (isinstance(error, REPORTED) or is_lost_connection(error)):
+                report_once(error)
+        finally:
+            if dist.is_initialized() and not (failed and self.device.type == "cuda"):  # NCCL would wait for the others
+                dist.destroy_process_group()

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 
+from common.errors import error_context
 from dataset.benchmark_set import BenchmarkSet
 from evaluation.cache import hash_files
 from evaluation.compare import check_names, match_folders, match_sr, measure_folder
@@ -102,7 +104,19 @@ class Network:
             protocol=self.protocol,
             self_ensemble=self.self_ensemble,
         )
-        return _evaluate(self, upscale, test_set, check_lr=False)  # checked with bicubic
+        named = _NamedUpscaler(upscale, f"{self.checkpoint.path} (model/{self.checkpoint.model}.py)")
+        return _evaluate(self, named, test_set, check_lr=False)  # checked with bicubic
+
+
+class _NamedUpscaler:
+    """`upscale`, whose `InputError`s get the name of its network."""
+
+    def __init__(self, upscale: Upscale, name: str):
+        self.scale, self._upscale, self._name = upscale.scale, upscale, name
+
+    def __call__(self, lr: np.ndarray) -> np.ndarray:
+        with error_context(self._name):
+            return self._upscale(lr)
 
 
 class PrecomputedSR:
