@@ -70,9 +70,8 @@ class Session:
         self.training_set, self.has_photographs = self.work / "images.h5", False
         self.started: list[PythonProcess] = []
         self.teaching: dict[int, PythonProcess] = {}  # by scale, what computes teachers' targets
-        self.preparing: dict[
-            int, PythonProcess | None
-        ] = {}  # by scale, what compiles for it ahead; None if that cannot start
+        # by scale, what compiles for it ahead; None if that cannot start
+        self.preparing: dict[int, PythonProcess | None] = {}
         for folder in (self.out, self.work):
             make_dir(folder)
 
@@ -121,7 +120,9 @@ class Session:
         return process
 
     def close(self) -> None:
-        """Stops what still runs: the teachers, and after Ctrl-C or SIGTERM the present section."""
+        """Stops what still runs, all at once: the teachers, and after Ctrl-C or SIGTERM the present section."""
+        for process in self.started:
+            process.terminate()
         for process in self.started:
             process.stop()
 

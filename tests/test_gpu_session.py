@@ -138,6 +138,31 @@ def test_close_stops_what_still_runs(tmp_path):
     assert not any(process.running() for process in processes)
 
 
+def test_close_asks_all_to_end_before_it_waits_for_one_and_only_once(tmp_path):
+    """Each waits for the other's file, which that writes when it is asked to end."""
+    session = Session(SimpleNamespace(out=tmp_path / "out", work=tmp_path / "work", minutes=1))
+    code = f"""
+import pathlib, signal, sys, time
+own, other = (pathlib.Path({str(tmp_path)!r}, name) for name in sys.argv[1:])
+def leave(*_):
+    own.write_text(own.read_text() + "asked ")
+    while "asked" not in other.read_text():
+        time.sleep(0.01)
+    sys.exit()
+signal.signal(signal.SIGTERM, leave)
+own.write_text("ready ")
+while True:
+    time.sleep(0.01)
+"""
+    names = ("a", "b")
+    processes = [session.begin(["-c", code, *order], tmp_path / f"{order[0]}.txt") for order in (names, names[::-1])]
+    while not all((tmp_path / name).exists() and (tmp_path / name).read_text() for name in names):
+        assert all(process.running() for process in processes)
+    session.close()
+    assert [(tmp_path / name).read_text() for name in names] == ["ready asked "] * 2
+    assert [process._process.returncode for process in processes] == [0, 0]  # not killed
+
+
 # --- teachers and training --------------------------------------------------------------------------------------------
 
 
@@ -166,7 +191,8 @@ class Recorder:
             self.finished.append(words)
             return ""
 
-        return SimpleNamespace(show=lambda limit: None, finish=finish, stop=lambda: self.stopped.append(words))
+        stops = {"terminate": lambda: None, "stop": lambda: self.stopped.append(words)}
+        return SimpleNamespace(show=lambda limit: None, finish=finish, **stops)
 
 
 def value(words: list[str], flag: str) -> str:
