@@ -9,6 +9,7 @@ On one H200 it trained the last stage of the pretrained weights (docs/training.m
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -342,6 +343,15 @@ class Session:
         return min(60 * self.args.minutes * LIMITS[section], self.seconds_left())
 
 
+def empty_folder(folder: Path) -> Path:
+    """`folder`, made anew: one that is there becomes FOLDER_1, _2, ..., or --resume would go on with its finished runs."""
+    if folder.exists():
+        number = next(each for each in itertools.count(1) if not folder.with_name(f"{folder.name}_{each}").exists())
+        folder.rename(folder.with_name(f"{folder.name}_{number}"))
+    make_dir(folder)
+    return folder
+
+
 def _last_line(folder: Path) -> dict:
     return json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
 
@@ -350,8 +360,7 @@ def main() -> None:
     check_requirements()
     args = parse_flags()
     session = Session(args)
-    results, session.out = session.out, session.work / "results"  # weights are written there and copied
-    make_dir(session.out)
+    results, session.out = session.out, empty_folder(session.work / "results")  # weights are written there and copied
     sections: dict[str, Callable[[], object]] = {"card": session.card}
     if "tests" not in args.skip:
         sections["tests"] = session.tests

@@ -325,6 +325,20 @@ def test_sections_can_be_skipped(image_folder, recorder, monkeypatch, tmp_path):
     assert list(json.loads((tmp_path / "out/session.json").read_text())["outcomes"]) == ["card", "data"]
 
 
+def test_a_session_does_not_go_on_with_the_runs_of_an_earlier_one(image_folder, recorder, monkeypatch, tmp_path):
+    argv = ["-m", "benchmarks.gpu_session", "--images", image_folder, "--minutes", 1, "--out", tmp_path / "out"]
+    argv += ["--device", "cpu", "--work", tmp_path / "work", "--skip", "tests", "benchmarks", "speed", "training"]
+    monkeypatch.setattr("sys.argv", [str(each) for each in argv[1:]])
+    for number in range(3):
+        gpu_session.main()
+        state = tmp_path / "work/results/x2/cfsrcnn_x2_latest.train.pt"
+        assert not state.exists()
+        state.parent.mkdir()
+        state.write_text(f"of session {number}")
+    kept = [tmp_path / f"work/results{end}/x2/cfsrcnn_x2_latest.train.pt" for end in ("_1", "_2", "")]
+    assert [file.read_text() for file in kept] == [f"of session {number}" for number in range(3)]
+
+
 def test_of_the_weights_in_a_folder_only_the_newest_are_kept(tmp_path):
     source, target = tmp_path / "source", tmp_path / "target"
     (source / "x2").mkdir(parents=True)
