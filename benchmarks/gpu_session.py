@@ -27,7 +27,7 @@ import torch
 from benchmarks.copier import Copier
 from benchmarks.gpu_flags import check_requirements, parse_flags
 from benchmarks.subprocesses import ROOT, PythonProcess, SectionError
-from common.device import pick_device
+from common.device import has_tf32, pick_device
 from common.errors import InputError, run_cli
 from common.files import atomic_write, make_dir
 from common.tables import Table, to_markdown
@@ -194,7 +194,9 @@ class Session:
         """The setting that makes the most steps in so many seconds. Another scale compiles anew."""
         speeds = self.results.get("speed")
         if not isinstance(speeds, dict):
-            return FASTEST if pick_device(self.args.device).type == "cuda" else "fp32"
+            return (
+                FASTEST if has_tf32(pick_device(self.args.device)) else "fp32"
+            )  # GPUs have both TF32 and bf16, or neither
         compiling = max((speeds[name]["startup"] for name in speeds if COMPILED in name), default=0.0)
 
         def steps(name: str) -> float:

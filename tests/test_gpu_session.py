@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from benchmarks import copier, gpu_session
 from benchmarks.copier import Copier
@@ -98,6 +99,15 @@ def session(tmp_path):
 def test_the_setting_is_the_one_with_the_most_steps_in_its_time(session):
     assert session._best_setting(100) == gpu_session.GRAPH
     assert session._best_setting(600) == f"{gpu_session.COMPILED}, CUDA graph"
+
+
+@pytest.mark.parametrize(("capability", "setting"), [((9, 0), gpu_session.FASTEST), ((7, 5), "fp32"), (None, "fp32")])
+def test_without_measured_speeds_the_setting_is_one_that_the_device_has(session, monkeypatch, capability, setting):
+    del session.results["speed"]
+    if capability:
+        monkeypatch.setattr(gpu_session, "pick_device", lambda name: torch.device("cuda"))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert session._best_setting(600) == setting
 
 
 def test_where_the_best_setting_fails_the_rest_of_the_time_is_trained_with_another(session, capsys):
