@@ -285,6 +285,15 @@ def test_a_scale_starts_from_its_weights_and_has_its_own_batch(teaching, recorde
     assert value(recorder.started[-1], "--batch_size") == "1"
 
 
+@pytest.mark.parametrize(("minutes", "short"), [(60, True), (120, False)])
+def test_the_training_benchmark_has_fewer_rows_in_a_session_too_short_for_all(teaching, recorder, minutes, short):
+    session = teaching()
+    session.args.minutes = minutes
+    (session.out / "training.json").write_text("{}")
+    assert session.benchmark("training") == {}
+    assert ("--optimizers" in recorder.started[0]) == short
+
+
 @pytest.fixture
 def compiling(teaching, recorder, monkeypatch):
     """A session that compiles on four cores, before x2 is trained; only the targets of x4 are not there yet."""
