@@ -48,8 +48,9 @@ gpu:
 
 # Weights from a folder of photographs, as the pretrained weights were made (docs/training.md): make train-x2 IMAGES=FOLDER, with
 # EXTRA=FOLDER for more photographs and TEACHERS=FOLDER for distillation from the weights of RLFN and BSRN in that folder.
-# GPU=1: the last stage has the batches, the learning rate and the minutes of one H200, and another such stage follows. An
-# interrupted run resumes when the command is repeated. x3 and x4 start from x2. Minutes are those of the last stages.
+# GPU=1: the last stage has the batches, the learning rate and the minutes of one H200, and is followed by a second such stage,
+# whose variables start with NEXT; at x3 and x4 both use the same training set. An interrupted run resumes when the command is
+# repeated. x3 and x4 start from x2, with GPU=1 from the first of its two last stages.
 IMAGES ?= $(PICTURES)
 RUNS ?= runs
 PRECISION ?= bf16
@@ -77,7 +78,7 @@ NEXT_SIZE_X4 ?= --batch_size 24 --patch_size 48
 NEXT_MINUTES_X2 ?= 2.78
 NEXT_MINUTES_X3 ?= 2.89
 NEXT_MINUTES_X4 ?= 3.12
-NEXT_SHRINK ?= 0.8 0.6
+NEXT_SHRINK_X2 ?= 0.8 0.6
 else
 LAST ?= --lr 1e-3 --ema 0.998
 SIZE_X2 ?= --batch_size 8 --patch_size 48
@@ -123,7 +124,7 @@ $(RUNS)/photographs_x%.h5: | .venv/installed
 	$(call photographs,$(SHRINK_X$*))
 
 $(RUNS)/photographs_next_x%.h5: | .venv/installed
-	$(call photographs,$(NEXT_SHRINK))
+	$(call photographs,$(NEXT_SHRINK_X$*))
 
 # The weights as published: rlfn_x2.pth and net_g_BSRN_x2.pth, or bsrn_x2.pth. RLFN has none for x3: BSRN alone teaches there, on
 # a GPU by the mean of its outputs for the 8 dihedral transforms.
@@ -140,7 +141,7 @@ $(RUNS)/distilled_x%.h5: | .venv/installed
 	$(call distilled,$(SHRINK_X$*))
 
 $(RUNS)/distilled_next_x%.h5: | .venv/installed
-	$(call distilled,$(NEXT_SHRINK))
+	$(call distilled,$(NEXT_SHRINK_X$*))
 
 $(X2_24): | $(RUNS)/images.h5 $(RUNS)/photographs_x2.h5
 	$(TRAIN) --scale 2 --train_data_path $(RUNS)/images.h5 --init identity --patch_size 24 --batch_size 8 --lr 1e-3 --ema 0.999 \

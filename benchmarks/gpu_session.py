@@ -9,6 +9,7 @@ On one H200 it trained the last stage of the pretrained weights (docs/training.m
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -26,7 +27,7 @@ import torch
 from benchmarks.copier import Copier
 from benchmarks.gpu_flags import check_requirements, parse_flags
 from benchmarks.subprocesses import ROOT, PythonProcess, SectionError
-from common.device import pick_device
+from common.device import has_tf32, pick_device
 from common.errors import InputError, run_cli
 from common.files import atomic_write, make_dir
 from common.tables import Table, to_markdown
@@ -46,7 +47,10 @@ SETTINGS = {  # what is tried, the slowest start last: the second that compiles 
     FASTEST: ["--precision", "bf16", "--compile", "--cuda_graph"],
 }
 CORES_TO_PREPARE = 4  # CPU cores: two for the run of a scale, two to compile for the next
-SHORT_SESSION, LEAST_SECONDS = 30, 15  # minutes; to try a setting or to train at all
+SHORT_SESSION = (
+    120  # minutes; below, the training benchmark's 16 compilations of half a minute take more than its limit
+)
+LEAST_SECONDS = 15  # to try a setting or to train at all
 LIMITS = {  # fractions of the time
     "tests": 0.15,
     "training benchmark": 0.1,
@@ -70,9 +74,8 @@ class Session:
         self.training_set, self.has_photographs = self.work / "images.h5", False
         self.started: list[PythonProcess] = []
         self.teaching: dict[int, PythonProcess] = {}  # by scale, what computes teachers' targets
-        self.preparing: dict[
-            int, PythonProcess | None
-        ] = {}  # by scale, what compiles for it ahead; None if that cannot start
+        # by scale, what compiles for it ahead; None if that cannot start
+        self.preparing: dict[int, PythonProcess | None] = {}
         for folder in (self.out, self.work):
             make_dir(folder)
 
@@ -121,7 +124,9 @@ class Session:
         return process
 
     def close(self) -> None:
-        """Stops what still runs: the teachers, and after Ctrl-C or SIGTERM the present section."""
+        """Stops what still runs, all at once: the teachers, and after Ctrl-C or SIGTERM the present section."""
+        for process in self.started:
+            process.terminate()
         for process in self.started:
             process.stop()
 
@@ -192,7 +197,9 @@ class Session:
         """The setting that makes the most steps in so many seconds. Another scale compiles anew."""
         speeds = self.results.get("speed")
         if not isinstance(speeds, dict):
-            return FASTEST if pick_device(self.args.device).type == "cuda" else "fp32"
+            return (
+                FASTEST if has_tf32(pick_device(self.args.device)) else "fp32"
+            )  # GPUs have both TF32 and bf16, or neither
         compiling = max((speeds[name]["startup"] for name in speeds if COMPILED in name), default=0.0)
 
         def steps(name: str) -> float:
@@ -341,6 +348,15 @@ class Session:
         return min(60 * self.args.minutes * LIMITS[section], self.seconds_left())
 
 
+def empty_folder(folder: Path) -> Path:
+    """`folder`, made anew: one that is there becomes FOLDER_1, _2, ..., or --resume would go on with its finished runs."""
+    if folder.exists():
+        number = next(each for each in itertools.count(1) if not folder.with_name(f"{folder.name}_{each}").exists())
+        folder.rename(folder.with_name(f"{folder.name}_{number}"))
+    make_dir(folder)
+    return folder
+
+
 def _last_line(folder: Path) -> dict:
     return json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
 
@@ -349,8 +365,7 @@ def main() -> None:
     check_requirements()
     args = parse_flags()
     session = Session(args)
-    results, session.out = session.out, session.work / "results"  # weights are written there and copied
-    make_dir(session.out)
+    results, session.out = session.out, empty_folder(session.work / "results")  # weights are written there and copied
     sections: dict[str, Callable[[], object]] = {"card": session.card}
     if "tests" not in args.skip:
         sections["tests"] = session.tests

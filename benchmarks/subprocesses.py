@@ -27,7 +27,7 @@ class PythonProcess:
     """
 
     def __init__(self, argv: Sequence[object], log: Path, niceness: int = 0):
-        self._log, self._read, self._text = log, 0, ""
+        self._log, self._read, self._text, self._asked = log, 0, "", False
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         unbuffered = os.environ | {"PYTHONUNBUFFERED": "1"}  # or lines would come in blocks of 8 KiB
         with open(log, "wb") as stream:
@@ -68,9 +68,15 @@ class PythonProcess:
             raise SectionError(f"{why}: {last[:300]}")
         return self._text
 
+    def terminate(self) -> None:
+        """Asks it to end by SIGTERM, on which a training run saves its state. Once: a second one would interrupt that."""
+        if not self._asked:
+            self._asked = True
+            self._process.terminate()
+
     def stop(self) -> None:
-        """Ends it, at once if it is over; on SIGTERM a training run saves its state."""
-        self._process.terminate()
+        """Ends it, at once if it is over: `terminate`, and what is not over in `GRACE_SECONDS` is killed."""
+        self.terminate()
         try:
             self._process.wait(GRACE_SECONDS)
         except subprocess.TimeoutExpired:

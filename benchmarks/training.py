@@ -7,6 +7,7 @@ Command line: `python -m benchmarks.training --out results/training.json`; `--qu
 
 from __future__ import annotations
 
+import gc
 import random
 import tempfile
 from collections.abc import Callable, Iterator
@@ -34,6 +35,7 @@ from model import create_model
 from model.init import init_weights
 from solver import OPTIMIZERS, Solver
 from training.config import TrainConfig
+from training.cuda_graph import EAGER_STEPS
 from training.distributed import DistributedContext
 
 STEPS = ((8, 24), (16, 32))  # patches, side of an LR patch; at x2
@@ -122,20 +124,46 @@ def optimized(precisions: list[str], optimizers: list[str], compile: bool, graph
 def compare_steps(
     folder: Path, device: torch.device, configs: dict[str, dict[str, Any]], rounds: int
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """By batch size: seconds of a step, baseline with 0 and 4 workers and each of `configs`; on CUDA also peak memory in GB."""
+    """By batch size: seconds of a step, baseline with 0 and 4 workers and each of `configs`; on CUDA also peak memory in GB.
+
+    Rows with a CUDA graph are timed after the others, one by one, and have no peak: a graph keeps the memory of its step.
+    """
     found, memory = {}, {}
+    graphed = {name: settings for name, settings in configs.items() if settings.get("cuda_graph")}
     for batch, patch in GPU_STEPS if device.type == "cuda" else STEPS:
-        solvers = {name: make_solver(folder, batch, patch, device, **settings) for name, settings in configs.items()}
+        make = partial(make_solver, folder, batch, patch, device)
+        solvers = {name: make(**settings) for name, settings in configs.items() if name not in graphed}
         size = f"{batch} x {patch}x{patch}"
         steps: dict[str, Job] = {name: solver.train_step for name, solver in solvers.items()}
         convolution = {CONVOLUTION: bare_convolution(batch, patch, device)}
-        make = partial(SubprocessJob, make_baseline_step, batch, patch)
-        with make(0, device) as alone, make(4, device) as helped:
+        start = partial(SubprocessJob, make_baseline_step, batch, patch)
+        with start(0, device) as alone, start(4, device) as helped:
             jobs: dict[str, Job] = {"baseline, 0 workers": alone, "baseline, 4 workers": helped, **steps, **convolution}
-            found[size] = time_interleaved(jobs, rounds, size, min_seconds(device))
+            times = time_interleaved(jobs, rounds, size, min_seconds(device))
         if device.type == "cuda":
             memory[size] = {name: peak_memory(step, device) for name, step in steps.items()}
+        graphs = {name: time_graphed(partial(make, **settings), rounds, name) for name, settings in graphed.items()}
+        order = [name for name in times if name not in steps and name != CONVOLUTION] + [*configs, CONVOLUTION]
+        found[size] = {name: (times | graphs)[name] for name in order}
     return found, memory
+
+
+def time_graphed(make: Callable[[], Solver], rounds: int, name: str) -> float:
+    """Seconds of a step of a run with a CUDA graph, which is recorded before and freed afterwards."""
+    free_memory()  # while a graph is recorded, PyTorch does not give back what it has cached
+    solver = make()
+    for _ in range(EAGER_STEPS):
+        solver.train_step()
+    seconds = time_interleaved({name: solver.train_step}, rounds, name, min_seconds(solver.device))[name]
+    del solver
+    free_memory()
+    return seconds
+
+
+def free_memory() -> None:
+    """Gives back GPU memory that nothing uses any more."""
+    gc.collect()  # a run and its graph refer to each other
+    torch.cuda.empty_cache()
 
 
 def bare_convolution(batch: int, patch: int, device: torch.device) -> Job:

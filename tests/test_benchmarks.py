@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import weakref
+from contextlib import nullcontext
+from typing import ClassVar
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from benchmarks.synthetic import synthetic_images
 from benchmarks.timing import time_interleaved
 from common.errors import InputError
 from inference import backends
+from training.cuda_graph import EAGER_STEPS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -113,6 +117,46 @@ def test_the_training_benchmark_compares_steps_samplers_and_parts(monkeypatch, t
     }
     assert content["sampler"].keys() == {"cropped in Python", "optimized"}
     assert "forward and backward" in content["parts"]["fp32"] and "steps/s" in capsys.readouterr().out
+
+
+class FakeSolver:
+    """A run that counts its steps and refers to itself, as one with a CUDA graph does."""
+
+    made: ClassVar[list[weakref.ref]] = []
+    steps: ClassVar[list[int]] = []  # of those with a graph
+
+    def __init__(self, cuda_graph: bool):
+        self.device, self.itself, self.count = torch.device("cpu"), self, 0
+        assert not cuda_graph or not [each for ref in self.made if (each := ref()) and each.graphed]
+        self.graphed = cuda_graph
+        self.made.append(weakref.ref(self))
+
+    def train_step(self) -> None:
+        self.count += 1
+        if self.graphed:
+            self.steps.append(self.count)
+
+
+def test_runs_with_a_cuda_graph_are_recorded_before_they_are_timed_and_exist_one_by_one(monkeypatch, tmp_path):
+    monkeypatch.setattr(FakeSolver, "made", [])
+    monkeypatch.setattr(FakeSolver, "steps", [])
+    monkeypatch.setattr(training, "STEPS", ((2, 8),))
+    monkeypatch.setattr(training, "SubprocessJob", lambda *_: nullcontext(lambda: None))
+    monkeypatch.setattr(training, "make_solver", lambda *_, **settings: FakeSolver("cuda_graph" in settings))
+    timed = []
+
+    def time(jobs, rounds, desc, min_seconds):
+        timed.append((list(jobs), list(FakeSolver.steps)))
+        return dict.fromkeys(jobs, 1.0)
+
+    monkeypatch.setattr(training, "time_interleaved", time)
+    configs = training.optimized(["bf16"], ["adam"], compile=True, graph=True)
+    found, _ = training.compare_steps(tmp_path, torch.device("cpu"), configs, 1)
+    others = ["baseline, 0 workers", "baseline, 4 workers", "bf16", "bf16, compiled", training.CONVOLUTION]
+    graphs = ["bf16, CUDA graph", "bf16, compiled, CUDA graph"]
+    eager = list(range(1, EAGER_STEPS + 1))
+    assert timed == [(others, []), (graphs[:1], eager), (graphs[1:], eager * 2)]
+    assert list(found["2 x 8x8"]) == [*others[:2], *configs, training.CONVOLUTION]
 
 
 @pytest.mark.parametrize("name", ["inference", "training"])

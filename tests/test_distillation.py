@@ -110,6 +110,14 @@ def test_several_processes_give_the_same_and_one_that_dies_is_one_line(teachers)
             pool(lr)
 
 
+@pytest.mark.parametrize(("device", "cudnn"), [("cuda", False), ("cpu", True)])
+def test_on_a_gpu_the_teachers_run_without_cudnn(monkeypatch, device, cudnn):
+    monkeypatch.setattr("training.teachers.TeacherEnsemble", lambda *_: lambda lr: torch.backends.cudnn.enabled)
+    with TeacherPool([], 2, torch.device(device), workers=1) as pool:
+        assert pool(np.zeros((1, 1, 3), np.uint8)) == cudnn
+    assert torch.backends.cudnn.enabled
+
+
 def test_the_same_images_are_held_out_as_by_div2h5(distill, command, photographs, tmp_path):
     assert distill("--hold_out", 2).code == 0
     command("div2h5.py", "--source", photographs, "--scales", 2, "--hold_out", 2, "--out", tmp_path / "hr.h5")

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from benchmarks import copier, gpu_session
 from benchmarks.copier import Copier
@@ -100,6 +101,15 @@ def test_the_setting_is_the_one_with_the_most_steps_in_its_time(session):
     assert session._best_setting(600) == f"{gpu_session.COMPILED}, CUDA graph"
 
 
+@pytest.mark.parametrize(("capability", "setting"), [((9, 0), gpu_session.FASTEST), ((7, 5), "fp32"), (None, "fp32")])
+def test_without_measured_speeds_the_setting_is_one_that_the_device_has(session, monkeypatch, capability, setting):
+    del session.results["speed"]
+    if capability:
+        monkeypatch.setattr(gpu_session, "pick_device", lambda name: torch.device("cuda"))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert session._best_setting(600) == setting
+
+
 def test_where_the_best_setting_fails_the_rest_of_the_time_is_trained_with_another(session, capsys):
     result = session.train_scale(2, 1)
     settings, minutes = zip(*session.trained, strict=True)
@@ -138,6 +148,31 @@ def test_close_stops_what_still_runs(tmp_path):
     assert not any(process.running() for process in processes)
 
 
+def test_close_asks_all_to_end_before_it_waits_for_one_and_only_once(tmp_path):
+    """Each waits for the other's file, which that writes when it is asked to end."""
+    session = Session(SimpleNamespace(out=tmp_path / "out", work=tmp_path / "work", minutes=1))
+    code = f"""
+import pathlib, signal, sys, time
+own, other = (pathlib.Path({str(tmp_path)!r}, name) for name in sys.argv[1:])
+def leave(*_):
+    own.write_text(own.read_text() + "asked ")
+    while "asked" not in other.read_text():
+        time.sleep(0.01)
+    sys.exit()
+signal.signal(signal.SIGTERM, leave)
+own.write_text("ready ")
+while True:
+    time.sleep(0.01)
+"""
+    names = ("a", "b")
+    processes = [session.begin(["-c", code, *order], tmp_path / f"{order[0]}.txt") for order in (names, names[::-1])]
+    while not all((tmp_path / name).exists() and (tmp_path / name).read_text() for name in names):
+        assert all(process.running() for process in processes)
+    session.close()
+    assert [(tmp_path / name).read_text() for name in names] == ["ready asked "] * 2
+    assert [process._process.returncode for process in processes] == [0, 0]  # not killed
+
+
 # --- teachers and training --------------------------------------------------------------------------------------------
 
 
@@ -166,7 +201,8 @@ class Recorder:
             self.finished.append(words)
             return ""
 
-        return SimpleNamespace(show=lambda limit: None, finish=finish, stop=lambda: self.stopped.append(words))
+        stops = {"terminate": lambda: None, "stop": lambda: self.stopped.append(words)}
+        return SimpleNamespace(show=lambda limit: None, finish=finish, **stops)
 
 
 def value(words: list[str], flag: str) -> str:
@@ -249,6 +285,15 @@ def test_a_scale_starts_from_its_weights_and_has_its_own_batch(teaching, recorde
     assert value(recorder.started[-1], "--batch_size") == "1"
 
 
+@pytest.mark.parametrize(("minutes", "short"), [(60, True), (120, False)])
+def test_the_training_benchmark_has_fewer_rows_in_a_session_too_short_for_all(teaching, recorder, minutes, short):
+    session = teaching()
+    session.args.minutes = minutes
+    (session.out / "training.json").write_text("{}")
+    assert session.benchmark("training") == {}
+    assert ("--optimizers" in recorder.started[0]) == short
+
+
 @pytest.fixture
 def compiling(teaching, recorder, monkeypatch):
     """A session that compiles on four cores, before x2 is trained; only the targets of x4 are not there yet."""
@@ -297,6 +342,20 @@ def test_sections_can_be_skipped(image_folder, recorder, monkeypatch, tmp_path):
     monkeypatch.setattr("sys.argv", [str(each) for each in argv[1:]])
     gpu_session.main()
     assert list(json.loads((tmp_path / "out/session.json").read_text())["outcomes"]) == ["card", "data"]
+
+
+def test_a_session_does_not_go_on_with_the_runs_of_an_earlier_one(image_folder, recorder, monkeypatch, tmp_path):
+    argv = ["-m", "benchmarks.gpu_session", "--images", image_folder, "--minutes", 1, "--out", tmp_path / "out"]
+    argv += ["--device", "cpu", "--work", tmp_path / "work", "--skip", "tests", "benchmarks", "speed", "training"]
+    monkeypatch.setattr("sys.argv", [str(each) for each in argv[1:]])
+    for number in range(3):
+        gpu_session.main()
+        state = tmp_path / "work/results/x2/cfsrcnn_x2_latest.train.pt"
+        assert not state.exists()
+        state.parent.mkdir()
+        state.write_text(f"of session {number}")
+    kept = [tmp_path / f"work/results{end}/x2/cfsrcnn_x2_latest.train.pt" for end in ("_1", "_2", "")]
+    assert [file.read_text() for file in kept] == [f"of session {number}" for number in range(3)]
 
 
 def test_of_the_weights_in_a_folder_only_the_newest_are_kept(tmp_path):

@@ -94,6 +94,24 @@ def test_on_a_gpu_the_last_two_stages_are_those_of_the_pretrained_weights(teache
     )
 
 
+@pytest.mark.parametrize(
+    ("scale", "sets"),
+    [
+        (2, {"photographs_x2": "0.75 0.5", "photographs_next_x2": "0.8 0.6"}),
+        (3, {"photographs_x3": "0.8 0.6"}),  # for both stages
+    ],
+)
+def test_on_a_gpu_the_last_two_stages_without_teachers_train_on_the_photographs(tmp_path, scale, sets):
+    argv = ("GPU=1", "IMAGES=my photographs", "EXTRA=some more", f"RUNS={tmp_path}")
+    lines = make("--dry-run", f"train-x{scale}", *argv).stdout.splitlines()
+    trained = [line.split() for line in lines if "--max_minutes" in line and f"--scale {scale}" in line]
+    used = [words[words.index("--train_data_path") + 1] for words in trained]
+    assert used == [f"{tmp_path}/{name}.h5" for name in (list(sets) * 2)[:2]]
+    for name, fractions in sets.items():
+        (made,) = (line for line in lines if line.endswith(f"--out {tmp_path}/{name}.h5"))
+        assert f'--source "my photographs" --extra "some more" --hold_out 8 --shrink {fractions} ' in made
+
+
 def test_pictures_is_the_former_name_of_the_variable(tmp_path):
     shown = make("--dry-run", "train-x2", "PICTURES=photographs", f"RUNS={tmp_path}")
     assert '--source "photographs"' in shown.stdout and '--source ""' not in shown.stdout, shown.stderr
