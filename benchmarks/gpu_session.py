@@ -47,9 +47,7 @@ SETTINGS = {  # what is tried, the slowest start last: the second that compiles 
     FASTEST: ["--precision", "bf16", "--compile", "--cuda_graph"],
 }
 CORES_TO_PREPARE = 4  # CPU cores: two for the run of a scale, two to compile for the next
-SHORT_SESSION = (
-    120  # minutes; below, the training benchmark's 16 compilations of half a minute take more than its limit
-)
+SHORT_SESSION = 120  # minutes: below, the 16 compilations of the whole training benchmark would exceed its limit
 LEAST_SECONDS = 15  # to try a setting or to train at all
 LIMITS = {  # fractions of the time
     "tests": 0.15,
@@ -197,9 +195,8 @@ class Session:
         """The setting that makes the most steps in so many seconds. Another scale compiles anew."""
         speeds = self.results.get("speed")
         if not isinstance(speeds, dict):
-            return (
-                FASTEST if has_tf32(pick_device(self.args.device)) else "fp32"
-            )  # GPUs have both TF32 and bf16, or neither
+            has_bf16 = has_tf32(pick_device(self.args.device))  # GPUs have both, or neither
+            return FASTEST if has_bf16 else "fp32"
         compiling = max((speeds[name]["startup"] for name in speeds if COMPILED in name), default=0.0)
 
         def steps(name: str) -> float:
