@@ -281,7 +281,7 @@ def test_images_smaller_than_the_patch_are_named(expect_error, training_set, tmp
         (["--ckpt_name", "a/b"], "must be a plain name"),
         (["--warmup", -1], "--warmup"),
         (["--batch_size", 10**12], "the patches alone need more than"),
-        (["--batch_size", 10**400], "the patches alone need more than"),
+        (["--batch_size", 10**400], "is not a whole number above zero, 10^15 at most"),
         (["--patch_size", 10**9], "--patch_size 1000000000"),
         (
             ["--accumulate", 3],
