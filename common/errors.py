@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import io
 import logging
@@ -104,6 +105,8 @@ def run_cli(main: Callable[[], None]) -> None:
         for number in stop_signals():
             if number != signal.SIGINT:
                 signal.signal(number, _leave_on_signal)  # removes temporary files
+        atexit.unregister(_end_at_once_on_signals)
+        atexit.register(_end_at_once_on_signals)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged metadata, which no user can mend
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # likewise
     for name in ("stdout", "stderr"):
@@ -147,6 +150,13 @@ def stop_signals() -> list[signal.Signals]:
 
 def _leave_on_signal(number: int, _frame: object) -> None:
     _leave(f"stopped by {signal.Signals(number).name}", 128 + number)
+
+
+def _end_at_once_on_signals() -> None:
+    """At the interpreter's exit, when an exception of `_leave_on_signal` would be shown with a traceback."""
+    for number in stop_signals():
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, _frame: os._exit(128 + number))
 
 
 def _drop_output(stream: TextIO | None = None) -> None:

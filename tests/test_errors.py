@@ -77,3 +77,14 @@ def test_a_command_started_without_output_does_its_work(image_folder, tmp_path, 
     done = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *argv], cwd=ROOT, capture_output=True, timeout=240)
     assert done.returncode == 0
     assert len(read_hdf5(tmp_path / "train.h5", [2])) == 4
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_interpreter_exits_ends_it_without_a_traceback(number):
+    code = f"""import atexit, os, time
+atexit.register(lambda: (os.kill(os.getpid(), {int(number)}), time.sleep(5)))
+from common.errors import run_cli
+run_cli(lambda: None)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (128 + number, "")
