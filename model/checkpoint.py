@@ -228,7 +228,7 @@ def load_compatible_weights(net: nn.Module, path: Path | str) -> str:
     left = [name for name in own if name not in taken]
     if wrong := [name for name in left if "upsample" not in name]:
         raise InputError(f"{path} cannot be a start for this network: {wrong[0]} is missing or of another shape")
-    check_finite(taken, path)
+    _check_finite(taken, path)
     net.load_state_dict(taken, strict=False)
     rest = "" if not left else f", {len(left)} of the upsampler left as initialized"
     return f"{len(taken)} tensors taken from {path}{rest}"
@@ -297,13 +297,12 @@ def _load_strict(net: nn.Module, state: StateDict, path: Path | str) -> nn.Modul
             raise InputError(f"{path} is damaged: {name} is {given.get(name, 'missing')}, not {own[name]}")
     if extra := [name for name in given if name not in own]:
         raise InputError(f"{path} has a tensor that the network does not know: {extra[0]}")
-    check_finite(state, path)
+    _check_finite(state, path)
     net.load_state_dict(state)
     return net
 
 
-def check_finite(state: StateDict, path: Path | str) -> None:
-    """Raises `InputError` if a tensor of `state`, read from `path`, has a value that is NaN or infinite."""
+def _check_finite(state: StateDict, path: Path | str) -> None:
     for name, value in state.items():
         if not torch.isfinite(value.float()).all():  # float(): not every 8-bit type knows isfinite
             raise InputError(f"{path} is damaged: {name} has values that are not finite")
