@@ -18,6 +18,7 @@ from model.init import INITS, parse_init
 from solver import OPTIMIZERS, Solver
 from training.config import TrainConfig, check_flags
 from training.distributed import DistributedContext, is_distributed, launch
+from training.failures import fail_at_start
 from training.losses import LOSSES
 from training.run_lock import run_lock
 from training.schedule import SCHEDULES
@@ -63,9 +64,7 @@ def parse_flags(argv: list[str] | None = None) -> TrainConfig:
     recipe.add_argument("--init", type=parse_init, choices=INITS, help="see model/init.py")
     recipe.add_argument("--ema", type=ema_decay, help="EMA decay of the weights, such as 0.999; 0: off")
     recipe.add_argument("--max_minutes", type=positive_float, help="stop after this time; the schedule ends with it")
-    recipe.add_argument(
-        "--hard_crops", type=positive_int, metavar="K", help="draw each crop among K by bicubic's error in it"
-    )
+    recipe.add_argument("--hard_crops", type=positive_int, metavar="K", help="draw crops among K by bicubic's error")
     recipe.add_argument("--seed", type=seed, help="random seed of initial weights and patches")
 
     data = parser.add_argument_group("data")
@@ -104,10 +103,11 @@ def parse_flags(argv: list[str] | None = None) -> TrainConfig:
 
 
 def main() -> None:
-    args = parse_flags()
+    with fail_at_start():
+        args = parse_flags()
+        with error_context(f"--device {args.device}"):
+            device = pick_device(args.device)
     tune_malloc()
-    with error_context(f"--device {args.device}"):
-        device = pick_device(args.device)
     if args.num_gpu > 1 and not is_distributed():
         sys.exit(launch(__file__, sys.argv[1:], args.num_gpu))
     lock = run_lock(Path(args.ckpt_dir), args.ckpt_name)

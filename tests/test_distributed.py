@@ -10,15 +10,18 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT, difference
+from torch.distributed import TCPStore
 
 from common.errors import InputError
 from model.checkpoint import read_state_dict, safe_torch_load
 from tests.stress.crash_recovery import log_of
+from training import failures
 from training.distributed import DistributedContext, is_distributed
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found by /proc")
@@ -168,6 +171,42 @@ def test_too_few_gpus_are_said_by_the_first_process_too(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InputError, match="this machine has 2 GPUs, too few"):
         DistributedContext(torch.device("cuda"))
+
+
+@pytest.fixture
+def become(monkeypatch) -> Iterator[Callable[..., None]]:
+    """`become(RANK=0)`: this process is that one of two, which one launcher started on two machines."""
+    store = TCPStore("localhost", 0, is_master=True)
+    there = {"TORCHELASTIC_USE_AGENT_STORE": True, "MASTER_ADDR": "localhost", "MASTER_PORT": store.port}
+
+    def become(**own: int) -> None:
+        for name, value in {**there, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 1, "LOCAL_RANK": 0, **own}.items():
+            monkeypatch.setenv(name, str(value))
+        monkeypatch.setenv("GROUP_RANK", str(own["RANK"]))
+
+    yield become
+    failures._connect.cache_clear()
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+@pytest.mark.parametrize(
+    ("gpus", "flags", "own", "phrase"),
+    [
+        (1, ["--model", "missing"], {}, "there is no model 'missing'"),
+        (0, ["--device", "cuda"], {}, "PyTorch finds no CUDA GPU here"),
+        (1, ["--device", "cuda"], {"LOCAL_WORLD_SIZE": 2}, "this machine has 1 GPUs, too few"),
+    ],
+)
+def test_an_error_on_one_machine_before_they_meet_ends_those_on_the_others(
+    data, tmp_path, expect_error, become, monkeypatch, failing, gpus, flags, own, phrase
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    argv = ["train.py", *data, *FLAGS, "--ckpt_dir", tmp_path / "run"]
+    become(RANK=failing, **own)
+    line = expect_error(phrase, *argv, *flags)
+    become(RANK=1 - failing)
+    assert expect_error(phrase, *argv) == line and not (tmp_path / "run").exists()
 
 
 def test_a_batch_smaller_than_the_processes_is_refused(expect_error):

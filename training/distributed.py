@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import InputError, LaunchError, stop_signals, summarize_exception
-from training.failures import is_lost_connection, report_once
+from training.failures import await_others, fail_at_start, is_lost_connection, report_once
 from training.per_scale import PerScaleDDP
 
 Item = TypeVar("Item")
@@ -101,6 +101,19 @@ def launch(script: str, flags: Sequence[str], processes: int) -> int:
     return 0
 
 
+def _own_device(device: torch.device, environment: LaunchEnvironment) -> torch.device:
+    """The device of this process among those of its machine. `InputError` if the machine has too few."""
+    if device.type == "mps":
+        raise InputError("a Mac's GPU trains in one process: use --device cpu for several")
+    if device.type == "cuda":
+        local, here, count = environment.local_rank, environment.local_world_size, torch.cuda.device_count()
+        if max(here - 1, local) >= count:  # the same in all processes of a machine, of which one prints
+            raise InputError(f"this machine has {count} GPUs, too few: start fewer processes")
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    return device
+
+
 class DistributedContext:
     """The `rank` and `device` of this process among `world_size`. Only the main process, rank 0, writes and prints.
 
@@ -111,18 +124,11 @@ class DistributedContext:
         self.world_size, self.rank, self.device = 1, 0, device
         environment = LaunchEnvironment.read()
         if environment.world_size > 1:
-            if device.type == "mps":
-                raise InputError("a Mac's GPU trains in one process: use --device cpu for several")
-            if device.type == "cuda":
-                local, here = environment.local_rank, environment.local_world_size
-                if max(here - 1, local) >= torch.cuda.device_count():  # the same in all processes, of which one prints
-                    raise InputError(
-                        f"this machine has {torch.cuda.device_count()} GPUs, too few: start fewer processes"
-                    )
-                self.device = torch.device("cuda", local)
-                torch.cuda.set_device(self.device)
+            with fail_at_start():
+                self.device = _own_device(device, environment)
             if not dist.is_initialized():
                 try:
+                    await_others(environment.rank, environment.world_size)
                     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
                 except (ValueError, dist.DistError) as error:  # MASTER_ADDR, MASTER_PORT
                     why = summarize_exception(error)[:200]
