@@ -11,12 +11,12 @@ from pathlib import Path
 from common.errors import InputError
 from common.files import atomic_write, make_dir
 
-COPIED, MAX_BYTES, COPY_SECONDS = (".pth", ".jsonl", ".json", ".md", ".txt"), 16 << 20, 20
+COPIED, MAX_BYTES, COPY_SECONDS = ("session.json", "session.md", "log.jsonl", "*.pth"), 16 << 20, 20
 
 
 class Copier:
-    """Copies what is new in one folder to another every `COPY_SECONDS`, and at the end. Files above 16 MiB stay, and of the
-    weights in a folder only the newest are kept there."""
+    """Copies what is new in one folder to another every `COPY_SECONDS`, and at the end: what is `COPIED`, since a borrowed
+    machine may give back few files. Files above 16 MiB stay, and of the weights in a folder only the newest are kept there."""
 
     def __init__(self, source: Path, target: Path):
         self.source, self.target = source, target
@@ -37,7 +37,7 @@ class Copier:
                     continue
                 stat = file.stat()
                 state = stat.st_mtime_ns, stat.st_size
-                if file.suffix in COPIED and stat.st_size <= MAX_BYTES and self._copied.get(file) != state:
+                if any(map(file.match, COPIED)) and stat.st_size <= MAX_BYTES and self._copied.get(file) != state:
                     target = self.target / file.relative_to(self.source)
                     make_dir(target.parent)
                     with atomic_write(target) as temporary:

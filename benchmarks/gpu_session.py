@@ -69,6 +69,7 @@ class Session:
         self.out, self.work = args.out, args.work
         self.results: dict[str, object] = {}
         self.rows: list[list[str]] = []
+        self.tables: list[str] = []  # of the benchmarks, in Markdown
         self.training_set, self.has_photographs = self.work / "images.h5", False
         self.started: list[PythonProcess] = []
         self.teaching: dict[int, PythonProcess] = {}  # by scale, what computes teachers' targets
@@ -109,7 +110,7 @@ class Session:
             head = [("setting", ""), ("steps/s", ""), ("to start", "s")]
             tables.append(Table("speed", "Training at x2", head, cells, len(cells), []))
         with atomic_write(self.out / "session.md") as file:
-            file.write_text("\n".join(map(to_markdown, tables)))
+            file.write_text("\n".join([*map(to_markdown, tables), *self.tables]))
 
     def call(self, *argv: object, limit: float, meanwhile: Callable[[], object] = lambda: None) -> str:
         """Runs Python with `argv`, shows and returns what it prints; `SectionError` if it fails or exceeds `limit` seconds."""
@@ -146,16 +147,18 @@ class Session:
         return self.call(*argv, limit=self._limit("tests")).strip().splitlines()[-1]
 
     def benchmark(self, name: str) -> object:
-        """`benchmarks.training` or `benchmarks.inference`: its JSON; its tables go to a Markdown file."""
+        """`benchmarks.training` or `benchmarks.inference`: its JSON, also of a part if it is stopped, and its tables."""
         out = self.out / f"{name}.json"
         argv = ["-m", f"benchmarks.{name}", "--device", self.args.device, "--out", out]
         if name == "training" and self.args.minutes < SHORT_SESSION:
             argv += ["--rounds", 3, "--precisions", "bf16", "--optimizers", "muon"]
-        text = self.call(*argv, limit=self._limit(f"{name} benchmark"))
-        tables = re.findall(r"^(?:\*\*.*|\|.*|)$", text, re.MULTILINE)
-        with atomic_write(out.with_suffix(".md")) as file:
-            file.write_text("\n".join(tables) + "\n")
-        return json.loads(out.read_text())
+        try:
+            text = self.call(*argv, limit=self._limit(f"{name} benchmark"))
+        finally:
+            if out.exists():
+                self.results[f"{name} benchmark"] = json.loads(out.read_text())
+        self.tables.append("\n".join(re.findall(r"^(?:\*\*.*|\|.*|)$", text, re.MULTILINE)) + "\n")
+        return self.results[f"{name} benchmark"]
 
     def data(self) -> str:
         """The training set of the photographs; with teachers it is only made where their targets are missing."""
@@ -260,7 +263,8 @@ class Session:
             print(f"x{scale} with {setting} failed: {error}", file=sys.stderr, flush=True)
             setting, minutes = GRAPH, (left - START_SECONDS) / 60
             self._train_scale(scale, data, setting, minutes)
-        return {"setting": setting, "minutes": minutes, **_last_line(self.out / f"x{scale}")}
+        record = json.loads((self.out / f"x{scale}/cfsrcnn_x{scale}.json").read_text())
+        return {"setting": setting, "minutes": minutes, **_last_line(self.out / f"x{scale}"), "record": record}
 
     def _train_scale(self, scale: int, data: Path, setting: str, minutes: float) -> None:
         length = ["--max_minutes", f"{max(0.01, minutes):.2f}", "--max_steps", MAX_STEPS, "--warmup", self.args.warmup]

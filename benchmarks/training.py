@@ -39,7 +39,7 @@ from training.cuda_graph import EAGER_STEPS
 from training.distributed import DistributedContext
 
 STEPS = ((8, 24), (16, 32))  # patches, side of an LR patch; at x2
-GPU_STEPS = (*STEPS, (44, 48), (64, 77))  # as the pretrained weights were trained, and as the paper trains
+GPU_STEPS = ((44, 48), (64, 77), *STEPS)  # first as the pretrained weights were trained, and as the paper trains
 SAMPLER = (64, 77)  # as the paper trains
 TRAINING_SET = 64, 160, 240  # images of so many LR pixels
 CONVOLUTION = "bf16 convolutions alone"  # with as many MACs: what a step could take at best
@@ -122,10 +122,15 @@ def optimized(precisions: list[str], optimizers: list[str], compile: bool, graph
 
 
 def compare_steps(
-    folder: Path, device: torch.device, configs: dict[str, dict[str, Any]], rounds: int
+    folder: Path,
+    device: torch.device,
+    configs: dict[str, dict[str, Any]],
+    rounds: int,
+    keep: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """By batch size: seconds of a step, baseline with 0 and 4 workers and each of `configs`; on CUDA also peak memory in GB.
 
+    `keep` is called after each batch size with what was measured so far: compiling takes minutes, and may be stopped.
     Rows with a CUDA graph are timed after the others, one by one, and have no peak: a graph keeps the memory of its step.
     """
     found, memory = {}, {}
@@ -145,6 +150,7 @@ def compare_steps(
         graphs = {name: time_graphed(partial(make, **settings), rounds, name) for name, settings in graphed.items()}
         order = [name for name in times if name not in steps and name != CONVOLUTION] + [*configs, CONVOLUTION]
         found[size] = {name: (times | graphs)[name] for name in order}
+        keep({"steps": found} | ({"peak_memory_gb": memory} if memory else {}))
     return found, memory
 
 
@@ -244,8 +250,16 @@ def main() -> None:
     optimizers = args.optimizers or (list(OPTIMIZERS) if gpu else ["adam"])
     configs = optimized(args.precisions, optimizers, args.compile or gpu, gpu)
 
+    content: dict[str, Any] = {"device": device_name(device)}
+    partly = not args.quick and not args.out.exists()  # a part does not replace the whole of an earlier run
+
+    def keep(measured: dict[str, Any]) -> None:
+        content.update(measured)
+        if partly:
+            write_json(args.out, content)
+
     with tempfile.TemporaryDirectory() as folder:
-        steps, memory = compare_steps(Path(folder), device, configs, rounds)
+        steps, memory = compare_steps(Path(folder), device, configs, rounds, keep)
         parts = {name: parts_of_a_step(Path(folder), device, name, rounds) for name in args.precisions}
     samplers = compare_samplers(device, rounds)
     for table in tables(steps, memory, samplers, parts, device):
@@ -253,9 +267,7 @@ def main() -> None:
     if args.quick:
         print("--quick: nothing written")
         return
-    content = {"device": device_name(device), "steps": steps, "sampler": samplers, "parts": parts}
-    content |= {"peak_memory_gb": memory} if memory else {}
-    write_json(args.out, content)
+    write_json(args.out, content | {"sampler": samplers, "parts": parts})
 
 
 def tables(

@@ -159,6 +159,28 @@ def test_runs_with_a_cuda_graph_are_recorded_before_they_are_timed_and_exist_one
     assert list(found["2 x 8x8"]) == [*others[:2], *configs, training.CONVOLUTION]
 
 
+@pytest.mark.parametrize("earlier", [None, "all of an earlier run"])
+def test_a_training_benchmark_that_is_stopped_keeps_what_it_has_measured(monkeypatch, tmp_path, earlier):
+    monkeypatch.setattr(FakeSolver, "made", [])
+    monkeypatch.setattr(training, "STEPS", ((2, 8), (3, 8)))
+    monkeypatch.setattr(training, "SubprocessJob", lambda *_: nullcontext(lambda: None))
+    monkeypatch.setattr(training, "make_solver", lambda *_, **settings: FakeSolver("cuda_graph" in settings))
+
+    def time(jobs, rounds, desc, min_seconds):
+        if desc == "3 x 8x8":
+            raise KeyboardInterrupt
+        return dict.fromkeys(jobs, 1.0)
+
+    monkeypatch.setattr(training, "time_interleaved", time)
+    out = tmp_path / "t.json"
+    if earlier:
+        out.write_text(earlier)
+    monkeypatch.setattr("sys.argv", ["x", "--out", str(out), "--precisions", "bf16", "--device", "cpu"])
+    with pytest.raises(KeyboardInterrupt):
+        training.main()
+    assert out.read_text() == earlier if earlier else list(json.loads(out.read_text())["steps"]) == ["2 x 8x8"]
+
+
 @pytest.mark.parametrize("name", ["inference", "training"])
 def test_no_rounds_are_refused(expect_error, name):
     expect_error("--rounds: 0 is not a whole number above zero", "-m", f"benchmarks.{name}", "--rounds", 0)

@@ -13,8 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import copier, gpu_session
-from benchmarks.copier import Copier
+from benchmarks import gpu_session
 from benchmarks.gpu_session import Session
 from benchmarks.subprocesses import PythonProcess, SectionError
 
@@ -54,7 +53,9 @@ def test_a_dry_run_trains_and_reports_a_section_that_fails(command, image_folder
     assert found["results"]["x2"]["setting"] == "fp32" and found["results"]["speed"]["fp32"]["rate"] > 0
     assert steps == [6, gpu_session.MAX_STEPS] and 0 < found["results"]["x2"]["minutes"] < 4
     assert (tmp_path / "out/x2/cfsrcnn_x2_4.pth").stat().st_size > 5e6 and (tmp_path / "out/x2/log.jsonl").exists()
-    assert json.loads((tmp_path / "out/x2/cfsrcnn_x2.json").read_text())["starts"][0]["flags"]["val_data_dir"] == "none"
+    assert found["results"]["x2"]["record"]["starts"][0]["flags"]["val_data_dir"] == "none"
+    copied = ["cfsrcnn_x2_4.pth", "log.jsonl", "session.json", "session.md"]
+    assert sorted(file.name for file in (tmp_path / "out").rglob("*.*")) == copied
     assert "GPU session" in (tmp_path / "out/session.md").read_text()
 
 
@@ -91,6 +92,7 @@ def session(tmp_path):
             raise SectionError("it does not compile")
         (folder / "log.jsonl").parent.mkdir(exist_ok=True)
         (folder / "log.jsonl").write_text('{"step": 1}\n')
+        (folder / f"cfsrcnn_x{scale}.json").write_text("{}")
 
     found.train = train
     return found
@@ -194,8 +196,10 @@ class Recorder:
                 Path(value(words, "--out")).write_text("targets")
             meanwhile()  # before the first scores, after them, and once more
             if words[0] == "train.py":
-                Path(value(words, "--ckpt_dir")).mkdir()
-                (Path(value(words, "--ckpt_dir")) / "log.jsonl").write_text('{"step": 1}\n')
+                folder = Path(value(words, "--ckpt_dir"))
+                folder.mkdir()
+                (folder / "log.jsonl").write_text('{"step": 1}\n')
+                (folder / f"{value(words, '--ckpt_name')}.json").write_text("{}")
             meanwhile()
             meanwhile()
             self.finished.append(words)
@@ -294,6 +298,24 @@ def test_the_training_benchmark_has_fewer_rows_in_a_session_too_short_for_all(te
     assert ("--optimizers" in recorder.started[0]) == short
 
 
+@pytest.mark.parametrize("ends", ["complete", "stopped", "at once"])
+def test_what_a_benchmark_has_measured_is_kept_where_it_is_stopped(teaching, monkeypatch, ends):
+    def call(session, *argv, limit):
+        if ends != "at once":
+            Path(argv[argv.index("--out") + 1]).write_text('{"steps": 1}')
+        if ends == "complete":
+            return "loading\n**Training**\n\n| a |\n"
+        raise SectionError("stopped after 5 s")
+
+    monkeypatch.setattr(Session, "call", call)
+    session = teaching()
+    session.run({"training benchmark": lambda: session.benchmark("training")})
+    found = json.loads((session.out / "session.json").read_text())
+    assert found["results"] == ({} if ends == "at once" else {"training benchmark": {"steps": 1}})
+    assert session.failed() == (ends != "complete")
+    assert ("**Training**\n\n| a |\n" in (session.out / "session.md").read_text()) == (ends == "complete")
+
+
 @pytest.fixture
 def compiling(teaching, recorder, monkeypatch):
     """A session that compiles on four cores, before x2 is trained; only the targets of x4 are not there yet."""
@@ -356,32 +378,6 @@ def test_a_session_does_not_go_on_with_the_runs_of_an_earlier_one(image_folder, 
         state.write_text(f"of session {number}")
     kept = [tmp_path / f"work/results{end}/x2/cfsrcnn_x2_latest.train.pt" for end in ("_1", "_2", "")]
     assert [file.read_text() for file in kept] == [f"of session {number}" for number in range(3)]
-
-
-def test_of_the_weights_in_a_folder_only_the_newest_are_kept(tmp_path):
-    source, target = tmp_path / "source", tmp_path / "target"
-    (source / "x2").mkdir(parents=True)
-    copies = Copier(source, target)
-    for step in (1000, 2000):
-        (source / f"x2/net_{step}.pth").write_bytes(b"weights")
-        os.utime(source / f"x2/net_{step}.pth", (step, step))
-        copies.copy()
-        assert [file.name for file in (target / "x2").iterdir()] == [f"net_{step}.pth"]
-
-
-def test_large_files_and_others_are_not_copied(tmp_path, monkeypatch):
-    source, target = tmp_path / "source", tmp_path / "target"
-    (source / "x2").mkdir(parents=True)
-    monkeypatch.setattr(copier, "MAX_BYTES", 10)
-    monkeypatch.setattr(copier, "COPY_SECONDS", 0.05)
-    for name, size in (("x2/a.pth", 10), ("x2/b.pth", 11), ("state.tmp", 1)):
-        (source / name).write_bytes(b"x" * size)
-    with Copier(source, target):
-        pass
-    assert [file.relative_to(target).as_posix() for file in target.rglob("*.*")] == ["x2/a.pth"]
-    (source / "x2/a.pth").write_bytes(b"new")
-    Copier(source, target).copy()
-    assert (target / "x2/a.pth").read_bytes() == b"new"
 
 
 def test_a_missing_package_is_named_at_once(expect_error, monkeypatch, tmp_path):
