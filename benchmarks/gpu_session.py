@@ -27,7 +27,7 @@ import torch
 from benchmarks.copier import Copier
 from benchmarks.gpu_flags import check_requirements, parse_flags
 from benchmarks.subprocesses import ROOT, PythonProcess, SectionError
-from common.device import has_tf32, pick_device
+from common.device import has_bf16, has_tf32, pick_device
 from common.errors import InputError, run_cli
 from common.files import atomic_write, make_dir
 from common.tables import Table, to_markdown
@@ -151,7 +151,8 @@ class Session:
         out = self.out / f"{name}.json"
         argv = ["-m", f"benchmarks.{name}", "--device", self.args.device, "--out", out]
         if name == "training" and self.args.minutes < SHORT_SESSION:
-            argv += ["--rounds", 3, "--precisions", "bf16", "--optimizers", "muon"]
+            precision = "bf16" if has_bf16(pick_device(self.args.device)) else "fp32"
+            argv += ["--rounds", 3, "--precisions", precision, "--optimizers", "muon"]
         try:
             text = self.call(*argv, limit=self._limit(f"{name} benchmark"))
         finally:
@@ -198,8 +199,8 @@ class Session:
         """The setting that makes the most steps in so many seconds. Another scale compiles anew."""
         speeds = self.results.get("speed")
         if not isinstance(speeds, dict):
-            has_bf16 = has_tf32(pick_device(self.args.device))  # GPUs have both, or neither
-            return FASTEST if has_bf16 else "fp32"
+            is_fast = has_tf32(pick_device(self.args.device))  # GPUs have TF32 and bf16, or neither
+            return FASTEST if is_fast else "fp32"
         compiling = max((speeds[name]["startup"] for name in speeds if COMPILED in name), default=0.0)
 
         def steps(name: str) -> float:

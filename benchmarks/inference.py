@@ -136,7 +136,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/inference.json"), help="JSON for evaluation.paper")
     parser.add_argument("--rounds", type=positive_int, default=5, help="measured runs of each; medians are shown")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
-    parser.add_argument("--precisions", nargs="+", choices=tuple(PRECISIONS), help="default: fp32 and bf16")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=tuple(PRECISIONS), help="default: fp32, and bf16 or on CUDA fp16"
+    )
     parser.add_argument(
         "--backends", nargs="+", choices=BACKEND_CHOICES, help="default: all installed ones, without compiled"
     )
@@ -150,7 +152,7 @@ def main() -> None:
     args = parser.parse_args()
     device, divide = pick_device(args.device), 4 if args.quick else 1
     rounds = 2 if args.quick else args.rounds
-    precisions = args.precisions or ["fp32", "bf16"]
+    precisions = args.precisions or ["fp32", "fp16" if device.type == "cuda" else "bf16"]
     if args.sides:
         print(to_markdown(growth_table(by_size(2, args.sides, device, precisions[0], rounds))))
         return

@@ -24,7 +24,7 @@ from benchmarks.json_output import write_json
 from benchmarks.synthetic import synthetic_training_set, write_synthetic
 from benchmarks.timing import SubprocessJob, device_name, min_seconds, time_interleaved
 from common.cli import CliParser, positive_int
-from common.device import fixed_shapes, pick_device
+from common.device import fixed_shapes, has_bf16, pick_device
 from common.errors import run_cli
 from common.malloc import tune_malloc
 from common.tables import Table, to_markdown
@@ -238,9 +238,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/training.json"), help="JSON file to write")
     parser.add_argument("--rounds", type=positive_int, default=10, help="measured runs of each; medians are shown")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
-    parser.add_argument(
-        "--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"], help="of the optimized steps"
-    )
+    parser.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), help="default: those that the device has")
     parser.add_argument("--optimizers", nargs="+", choices=tuple(OPTIMIZERS), help="default: adam; on a GPU all")
     parser.add_argument("--compile", action="store_true", help="rows with --compile as well; on a GPU always")
     parser.add_argument("--quick", action="store_true", help="a first look: two rounds, nothing written")
@@ -248,7 +246,8 @@ def main() -> None:
     device, rounds = pick_device(args.device), 2 if args.quick else args.rounds
     gpu = device.type == "cuda"
     optimizers = args.optimizers or (list(OPTIMIZERS) if gpu else ["adam"])
-    configs = optimized(args.precisions, optimizers, args.compile or gpu, gpu)
+    precisions = args.precisions or ["fp32", *["bf16"] * has_bf16(device)]
+    configs = optimized(precisions, optimizers, args.compile or gpu, gpu)
 
     content: dict[str, Any] = {"device": device_name(device)}
     partly = not args.quick and not args.out.exists()  # a part does not replace the whole of an earlier run
@@ -260,7 +259,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         steps, memory = compare_steps(Path(folder), device, configs, rounds, keep)
-        parts = {name: parts_of_a_step(Path(folder), device, name, rounds) for name in args.precisions}
+        parts = {name: parts_of_a_step(Path(folder), device, name, rounds) for name in precisions}
     samplers = compare_samplers(device, rounds)
     for table in tables(steps, memory, samplers, parts, device):
         print(to_markdown(table), end="\n\n")

@@ -66,14 +66,17 @@ def preferred_precision(device: torch.device) -> str:
 
 def check_precision(device: torch.device, precision: str) -> None:
     """`InputError` for "bf16" on a CUDA device below compute capability 8.0, which emulates it at a fraction of the speed."""
-    if device.type != "cuda" or precision != "bf16":
-        return
-    capability = torch.cuda.get_device_capability(device)
-    if capability < AMPERE:
+    if precision == "bf16" and not has_bf16(device):
+        major, minor = torch.cuda.get_device_capability(device)
         raise InputError(
-            f"precision bf16: {torch.cuda.get_device_name(device)} has compute capability {capability[0]}.{capability[1]} "
+            f"precision bf16: {torch.cuda.get_device_name(device)} has compute capability {major}.{minor} "
             "and only emulates bf16, slowly; use fp32, or fp16 to upscale images"
         )
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether `device` computes in bf16 itself: CPUs and CUDA devices of compute capability 8.0 (Ampere) and above do."""
+    return device.type != "cuda" or has_tf32(device)
 
 
 class _TF32Settings:

@@ -181,6 +181,32 @@ def test_a_training_benchmark_that_is_stopped_keeps_what_it_has_measured(monkeyp
     assert out.read_text() == earlier if earlier else list(json.loads(out.read_text())["steps"]) == ["2 x 8x8"]
 
 
+@pytest.mark.parametrize(
+    ("module", "capability", "precisions"),
+    [
+        (training, (9, 0), ["fp32", "bf16"]),
+        (training, (7, 5), ["fp32"]),
+        (inference, (9, 0), ["fp32", "fp16"]),
+        (inference, (7, 5), ["fp32", "fp16"]),
+        (inference, None, ["fp32", "bf16"]),
+    ],
+)
+def test_the_default_precisions_are_those_of_the_device(monkeypatch, module, capability, precisions):
+    chosen = []
+
+    def optimized(*args, **_):
+        chosen.extend(next(each for each in args if isinstance(each, list)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "pick_device", lambda name: torch.device("cuda" if capability else "cpu"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(module, "optimized", optimized)
+    monkeypatch.setattr("sys.argv", ["x"])
+    with pytest.raises(KeyboardInterrupt):
+        module.main()
+    assert chosen == precisions
+
+
 @pytest.mark.parametrize("name", ["inference", "training"])
 def test_no_rounds_are_refused(expect_error, name):
     expect_error("--rounds: 0 is not a whole number above zero", "-m", f"benchmarks.{name}", "--rounds", 0)

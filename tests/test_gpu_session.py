@@ -26,9 +26,7 @@ def test_a_dry_run_trains_and_reports_a_section_that_fails(command, image_folder
     argv += ["--batch", 2, "--patch", 8, "--probe_steps", 2, "--print_interval", 2, "--validation", "none"]
     monkeypatch.setattr("sys.argv", [str(each) for each in argv])
 
-    def call(
-        session, *argv, limit, meanwhile=None
-    ):  # in this process, which is faster; test_a_section_that_hangs covers the other
+    def call(session, *argv, limit, meanwhile=None):  # in this process; test_a_section_that_hangs covers the other
         outcome = command(*argv)
         if outcome.code:
             raise SectionError(outcome.err)
@@ -115,9 +113,8 @@ def test_without_measured_speeds_the_setting_is_one_that_the_device_has(session,
 def test_where_the_best_setting_fails_the_rest_of_the_time_is_trained_with_another(session, capsys):
     result = session.train_scale(2, 1)
     settings, minutes = zip(*session.trained, strict=True)
-    assert settings == (f"{gpu_session.COMPILED}, CUDA graph", gpu_session.GRAPH) and all(
-        9.4 < each < 9.6 for each in minutes
-    )
+    assert settings == (f"{gpu_session.COMPILED}, CUDA graph", gpu_session.GRAPH)
+    assert all(9.4 < each < 9.6 for each in minutes)
     assert result["setting"] == gpu_session.GRAPH and "failed: it does not compile" in capsys.readouterr().err
 
 
@@ -289,13 +286,20 @@ def test_a_scale_starts_from_its_weights_and_has_its_own_batch(teaching, recorde
     assert value(recorder.started[-1], "--batch_size") == "1"
 
 
-@pytest.mark.parametrize(("minutes", "short"), [(60, True), (120, False)])
-def test_the_training_benchmark_has_fewer_rows_in_a_session_too_short_for_all(teaching, recorder, minutes, short):
+@pytest.mark.parametrize(
+    ("minutes", "capability", "precision"), [(60, (9, 0), "bf16"), (60, (7, 5), "fp32"), (120, (7, 5), None)]
+)
+def test_the_training_benchmark_has_fewer_rows_in_a_session_too_short_for_all(
+    teaching, recorder, monkeypatch, minutes, capability, precision
+):
+    monkeypatch.setattr(gpu_session, "pick_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     session = teaching()
     session.args.minutes = minutes
     (session.out / "training.json").write_text("{}")
     assert session.benchmark("training") == {}
-    assert ("--optimizers" in recorder.started[0]) == short
+    assert ("--optimizers" in recorder.started[0]) == (precision is not None)
+    assert not precision or value(recorder.started[0], "--precisions") == precision
 
 
 @pytest.mark.parametrize("ends", ["complete", "stopped", "at once"])

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from common import SCALES
-from common.device import available_memory, check_precision, fixed_shapes, is_out_of_memory
+from common.device import available_memory, fixed_shapes, has_bf16, is_out_of_memory
 from common.errors import InputError, LaunchError
 from training.config import TrainConfig
 from training.distributed import DistributedContext
@@ -91,18 +91,10 @@ def _remedies(args: TrainConfig, context: DistributedContext) -> str:
     remedies = ["a smaller --batch_size or --patch_size" if patches > 1 else "a smaller --patch_size"]
     if 0 < args.accumulate < patches:
         remedies.append(f"--accumulate {min(2 * args.accumulate, patches)}")
-    if args.precision == "fp32" and _has_bf16(context.device):
+    if args.precision == "fp32" and has_bf16(context.device):
         remedies.append("--precision bf16")
     if args.preload != "host":
         remedies.append("--preload host")
     if args.cuda_graph:
         remedies.append("no --cuda_graph")
     return " or ".join(filter(None, [", ".join(remedies[:-1]), remedies[-1]]))
-
-
-def _has_bf16(device: torch.device) -> bool:
-    try:
-        check_precision(device, "bf16")
-    except InputError:
-        return False
-    return True
