@@ -136,6 +136,17 @@ def test_a_lost_connection_is_one_line_and_a_bug_keeps_its_traceback(monkeypatch
         torch.ones(2, 3) @ torch.ones(2, 3)
 
 
+def test_a_failure_of_nccl_is_not_taken_for_a_lost_connection_alone(monkeypatch):
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
+    text = (
+        "NCCL error in: NCCLUtils.cpp:94, unhandled system error\nncclSystemError: System call failed.\nLast error:\n"
+    )
+    match = r"has ended before its time, or NCCL failed \(/dev/shm/nccl-x: No space left on device\)"
+    with pytest.raises(InputError, match=match), DistributedContext(torch.device("cpu")):
+        raise torch.distributed.DistBackendError(f"{text}/dev/shm/nccl-x: No space left on device")
+
+
 def test_sigterm_saves_the_state_and_a_process_that_dies_ends_the_run_within_a_minute(data, tmp_path):
     flags = ["--max_steps", 100_000, "--num_gpu", 2, "--print_interval", 2]
     process = start(data, tmp_path / "run", *flags)

@@ -81,4 +81,6 @@ def report_once(error: BaseException) -> NoReturn:
                 message = store.get(MESSAGE).decode()
             if store.add(REPORTS + os.environ.get("GROUP_RANK", "0"), 1) > 1:
                 sys.exit(2)
+    if message == ENDED and isinstance(error, dist.DistBackendError):  # of NCCL, as where /dev/shm is too small for it
+        message += f", or NCCL failed ({summarize_exception(error).rpartition('Last error: ')[2][:300]})"
     raise LaunchError(message) from None
