@@ -83,6 +83,14 @@ def test_the_self_ensemble_runs_in_two_batches_like_one_by_one(hr, monkeypatch, 
     assert batches[2:] == [1] * 8
 
 
+@pytest.mark.parametrize("levels", [65535, 1.0])
+def test_deep_images_are_those_of_the_cpu(hr, levels):
+    lr, net = (lr_of(hr, 2) / 255 * levels).astype(np.uint16 if levels > 1 else np.float32), pretrained(2)
+    expected = NetworkUpscaler(copy.deepcopy(net), 2)(lr)
+    found = NetworkUpscaler(net, 2, CUDA, "fp16")(lr)
+    assert found.dtype == lr.dtype and abs(found.astype(float) - expected).max() < 1e-3 * levels
+
+
 def test_after_a_real_out_of_memory_smaller_tiles_are_used(hr, monkeypatch):
     lr, net = np.tile(lr_of(hr, 2), (8, 8, 1)), pretrained(2)
     expected = NetworkUpscaler(copy.deepcopy(net), 2, CUDA, tile=256)(lr)
