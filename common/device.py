@@ -15,15 +15,19 @@ from typing import TypeVar, cast
 
 import torch
 
-from common.errors import InputError, summarize_exception
+from common.errors import CUDA_OUT_OF_MEMORY, InputError, summarize_exception
 
 AMPERE = (8, 0)  # the first compute capability with tensor cores for bf16 and TF32
 MAX_GRAPHS = 64  # of a compiled function, which runs uncompiled beyond; Muon's update has one for each shape of weights
 COMPILE_MODES = ("default", "max-autotune-no-cudagraphs")  # of `torch.compile`
 Function = TypeVar("Function", bound=Callable)
 
-# cuDNN and cuBLAS say so where they find no memory for a workspace, without PyTorch's `OutOfMemoryError`
-OUT_OF_MEMORY_TEXTS = ("unable to find an engine", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
+OUT_OF_MEMORY_TEXTS = (  # without PyTorch's `OutOfMemoryError`: of cuDNN and cuBLAS for a workspace, and of CUDA itself
+    "unable to find an engine",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    CUDA_OUT_OF_MEMORY,
+)
 ASSUMED_MEMORY = 8 << 30
 CPUINFO, MEMINFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 CGROUPS, CGROUP_OF_SELF = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")

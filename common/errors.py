@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+CUDA_OUT_OF_MEMORY = "CUDA error: out of memory"  # of a `RuntimeError`, as where others have filled the GPU before
 READ_ERRNOS = {errno.EIO, errno.ESTALE, errno.ENXIO, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
@@ -130,7 +131,8 @@ def run_cli(main: Callable[[], None]) -> None:
     except MemoryError as error:
         _leave(f"error: out of memory: {summarize_exception(error)}", 2)
     except RuntimeError as error:
-        if type(error).__name__ == "OutOfMemoryError":  # PyTorch's; not every command imports PyTorch
+        # PyTorch's, which not every command imports
+        if type(error).__name__ == "OutOfMemoryError" or CUDA_OUT_OF_MEMORY in str(error):
             _leave("error: the GPU is out of memory: free some, or use --device cpu", 2)
         if "can't allocate memory" not in str(error):  # PyTorch's CPU out-of-memory message
             raise

@@ -18,7 +18,7 @@ import torch
 from conftest import ROOT, difference
 from torch.distributed import TCPStore
 
-from common.errors import InputError
+from common.errors import InputError, LaunchError
 from model.checkpoint import read_state_dict, safe_torch_load
 from tests.stress.crash_recovery import log_of
 from training import failures
@@ -145,6 +145,15 @@ def test_a_failure_of_nccl_is_not_taken_for_a_lost_connection_alone(monkeypatch)
     match = r"has ended before its time, or NCCL failed \(/dev/shm/nccl-x: No space left on device\)"
     with pytest.raises(InputError, match=match), DistributedContext(torch.device("cpu")):
         raise torch.distributed.DistBackendError(f"{text}/dev/shm/nccl-x: No space left on device")
+
+
+def test_a_gpu_that_others_have_filled_is_one_line_of_its_process(monkeypatch):
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
+    context = DistributedContext(torch.device("cpu"))
+    context.rank = 3
+    with pytest.raises(LaunchError, match="the GPU of process 3 is out of memory: free some"), context:
+        raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported")
 
 
 def test_sigterm_saves_the_state_and_a_process_that_dies_ends_the_run_within_a_minute(data, tmp_path):

@@ -46,6 +46,18 @@ def test_main_memory_that_runs_out_is_one_line(capsys):
     assert capsys.readouterr().err.startswith("error: out of memory: free some")
 
 
+def test_a_gpu_that_others_have_filled_is_one_line(capsys):
+    """PyTorch raises its own kind of error only for its own allocations, not where CUDA cannot even start."""
+
+    def fail() -> None:
+        raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported")
+
+    with pytest.raises(SystemExit) as leaving:
+        run_cli(fail)
+    assert leaving.value.code == 2
+    assert capsys.readouterr().err == "error: the GPU is out of memory: free some, or use --device cpu\n"
+
+
 def test_other_errors_of_pytorch_are_not_hidden():
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         run_cli(lambda: torch.ones(2, 3) @ torch.ones(2, 3))

@@ -106,6 +106,7 @@ def train(command, training_set, tmp_path):
 
 
 OUT_OF_MEMORY = torch.cuda.OutOfMemoryError("CUDA out of memory")
+NO_CUDA = RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported")
 NO_WORKSPACE = RuntimeError("FIND was unable to find an engine to execute this computation")  # cuDNN's words for it
 
 
@@ -132,7 +133,7 @@ def test_accumulate_auto_halves_micro_batches_until_they_fit(train, tmp_path, mo
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-@pytest.mark.parametrize("error", [OUT_OF_MEMORY, NO_WORKSPACE], ids=["PyTorch", "cuDNN"])
+@pytest.mark.parametrize("error", [OUT_OF_MEMORY, NO_WORKSPACE, NO_CUDA], ids=["PyTorch", "cuDNN", "CUDA"])
 def test_a_single_patch_that_does_not_fit_is_one_line(train, monkeypatch, error):
     fail_above(monkeypatch, 0, error)
     outcome = train("run", "--accumulate", "auto")

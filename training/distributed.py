@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from common.device import is_out_of_memory
 from common.errors import InputError, LaunchError, stop_signals, summarize_exception
 from training.failures import await_others, fail_at_start, is_lost_connection, report_once
 from training.per_scale import PerScaleDDP
@@ -209,6 +210,10 @@ class DistributedContext:
         If one process fails, the others lose their connection to it: each ends by `report_once`.
         """
         failed = kind is not None and not issubclass(kind, SystemExit)
+        if error and is_out_of_memory(
+            error
+        ):  # at the start, as where others use the GPU; `fit` explains what comes later
+            error = InputError(f"the GPU of process {self.rank} is out of memory: free some, or start fewer processes")
         try:
             if dist.is_initialized() and error and (isinstance(error, REPORTED) or is_lost_connection(error)):
                 report_once(error)
