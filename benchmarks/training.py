@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import random
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -24,7 +25,7 @@ from benchmarks.json_output import write_json
 from benchmarks.synthetic import synthetic_training_set, write_synthetic
 from benchmarks.timing import SubprocessJob, device_name, min_seconds, time_interleaved
 from common.cli import CliParser, positive_int
-from common.device import fixed_shapes, has_bf16, pick_device
+from common.device import available_memory, fixed_shapes, has_bf16, pick_device
 from common.errors import run_cli
 from common.malloc import tune_malloc
 from common.tables import Table, to_markdown
@@ -37,6 +38,7 @@ from solver import OPTIMIZERS, Solver
 from training.config import TrainConfig
 from training.cuda_graph import EAGER_STEPS
 from training.distributed import DistributedContext
+from training.memory import RESERVE, TRANSIENT, activation_bytes
 
 STEPS = ((8, 24), (16, 32))  # patches, side of an LR patch; at x2
 GPU_STEPS = ((44, 48), (64, 77), *STEPS)  # first as the pretrained weights were trained, and as the paper trains
@@ -136,9 +138,12 @@ def compare_steps(
     found, memory = {}, {}
     graphed = {name: settings for name, settings in configs.items() if settings.get("cuda_graph")}
     for batch, patch in GPU_STEPS if device.type == "cuda" else STEPS:
+        size = f"{batch} x {patch}x{patch}"
+        if not has_room(batch, patch, device):
+            print(f"{size} is left out: there is too little free memory on the GPU", file=sys.stderr)
+            continue
         make = partial(make_solver, folder, batch, patch, device)
         solvers = {name: make(**settings) for name, settings in configs.items() if name not in graphed}
-        size = f"{batch} x {patch}x{patch}"
         steps: dict[str, Job] = {name: solver.train_step for name, solver in solvers.items()}
         convolution = {CONVOLUTION: bare_convolution(batch, patch, device)}
         start = partial(SubprocessJob, make_baseline_step, batch, patch)
@@ -152,6 +157,12 @@ def compare_steps(
         found[size] = {name: (times | graphs)[name] for name in order}
         keep({"steps": found} | ({"peak_memory_gb": memory} if memory else {}))
     return found, memory
+
+
+def has_room(batch: int, patch: int, device: torch.device) -> bool:
+    """Whether a step of each of the two baselines and one of ours, in fp32, fit onto a GPU side by side."""
+    step = TRANSIENT * activation_bytes(TrainConfig(batch_size=batch, patch_size=patch), 1) + RESERVE
+    return device.type != "cuda" or 3 * step < available_memory(device)
 
 
 def time_graphed(make: Callable[[], Solver], rounds: int, name: str) -> float:

@@ -159,6 +159,18 @@ def test_runs_with_a_cuda_graph_are_recorded_before_they_are_timed_and_exist_one
     assert list(found["2 x 8x8"]) == [*others[:2], *configs, training.CONVOLUTION]
 
 
+@pytest.mark.parametrize(("gigabytes", "sizes"), [(40, 4), (24, 3), (1, 0)])
+def test_steps_that_do_not_fit_onto_the_gpu_are_left_out(monkeypatch, tmp_path, capsys, gigabytes, sizes):
+    monkeypatch.setattr(training, "available_memory", lambda device: gigabytes * 1e9)
+    monkeypatch.setattr(training, "SubprocessJob", lambda *_: nullcontext(lambda: None))
+    monkeypatch.setattr(training, "bare_convolution", lambda *_: lambda: None)
+    monkeypatch.setattr(training, "time_interleaved", lambda jobs, *_: dict.fromkeys(jobs, 1.0))
+    monkeypatch.setattr(training, "min_seconds", lambda device: 0)
+    found, _ = training.compare_steps(tmp_path, torch.device("cuda"), {}, 1)
+    assert len(found) == sizes and ("64 x 77x77" in found) == (sizes == 4)
+    assert ("64 x 77x77 is left out" in capsys.readouterr().err) == (sizes < 4)
+
+
 @pytest.mark.parametrize("earlier", [None, "all of an earlier run"])
 def test_a_training_benchmark_that_is_stopped_keeps_what_it_has_measured(monkeypatch, tmp_path, earlier):
     monkeypatch.setattr(FakeSolver, "made", [])
