@@ -229,15 +229,12 @@ def test_an_error_on_one_machine_before_they_meet_ends_those_on_the_others(
     assert expect_error(phrase, *argv) == line and not (tmp_path / "run").exists()
 
 
-def test_processes_that_the_launcher_starts_again_do_not_end_by_the_error_of_before(
-    data, tmp_path, expect_error, become
-):
+def test_a_process_that_the_launcher_starts_again_reports_anew_and_ends_no_others(data, tmp_path, expect_error, become):
     argv = ["train.py", *data, *FLAGS, "--ckpt_dir", tmp_path / "run"]
     for attempt, model in enumerate(("first", "second")):
-        become(RANK=1, TORCHELASTIC_RESTART_COUNT=attempt)
+        become(RANK=1, TORCHELASTIC_RESTART_COUNT=attempt, TORCHELASTIC_MAX_RESTARTS=2)
         expect_error(f"there is no model '{model}'", *argv, "--model", model)
-    become(RANK=0, TORCHELASTIC_RESTART_COUNT=1)
-    expect_error("there is no model 'second'", *argv)
+    failures.await_others(0, 2)
 
 
 def test_a_batch_smaller_than_the_processes_is_refused(expect_error):

@@ -55,9 +55,10 @@ def fail_at_start() -> Iterator[None]:
 def await_others(rank: int, world_size: int) -> None:
     """Returns when all processes have come to this call; ends by `report_once` if one has failed before, by `fail_at_start`.
 
-    Does nothing without a launcher. Raises `torch.distributed.DistError` if one does not come within `START_TIMEOUT`.
+    Does nothing without a launcher, nor with one that starts failed processes again: the machines then count their attempts
+    apart. Raises `torch.distributed.DistError` if a process does not come within `START_TIMEOUT`.
     """
-    if not (store := launcher_store()):
+    if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" or not (store := launcher_store()):
         return
     store.set(f"{STARTED}{rank}", "")
     keys = [f"{STARTED}{each}" for each in range(world_size)]
