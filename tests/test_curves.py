@@ -92,6 +92,17 @@ def test_runs_and_scales_are_told_apart_in_the_legend(tmp_path):
     assert len(styles) == 3
 
 
+def test_many_runs_of_one_name_are_told_apart(command, tmp_path):
+    logs = [write_log(tmp_path / f"{folder}/base/{number}.jsonl", "run") for folder in "ab" for number in range(5)]
+    logs.append(write_log(tmp_path / "c/log.jsonl", "run"))
+    outcome = command(*CURVES, *logs, "--out", tmp_path / "a.png")
+    assert f"{logs[0]}: run (400 steps), {logs[1]}: run (400 steps)," in outcome.out
+    assert outcome.out.endswith(", c/run (400 steps)\n"), outcome
+    lines = draw_curves(read_logs(logs)).axes[0].get_lines()
+    assert len({line.get_label() for line in lines}) == len(logs)
+    assert len({(line.get_color(), str(line._dash_pattern)) for line in lines}) == len(logs)
+
+
 def test_without_validation_there_is_no_psnr_panel(tmp_path):
     figure = draw_curves(read_log(write_log(tmp_path / "log.jsonl", "first", ())))
     assert len(figure.axes) == 4
