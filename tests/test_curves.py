@@ -128,6 +128,7 @@ def test_any_name_of_a_run_is_shown_as_text(command, tmp_path, ending):
 def test_an_unusable_log_or_ending_is_one_line(expect_error, tmp_path):
     log, out = write_log(tmp_path / "log.jsonl", "first"), tmp_path / "a.png"
     expect_error("none.jsonl does not exist", *CURVES, log, tmp_path / "none.jsonl", "--out", out)
+    expect_error(f"{tmp_path} is a folder: name the log.jsonl in it", *CURVES, tmp_path, "--out", out)
     (tmp_path / "empty.jsonl").touch()
     expect_error("empty.jsonl is empty", *CURVES, tmp_path / "empty.jsonl", "--out", out)
     expect_error("must end in .png, .svg, .pdf", *CURVES, log, "--out", tmp_path / "a.txt")

@@ -58,6 +58,8 @@ class Run:
 
 def read_log(path: Path) -> list[Run]:
     """The runs in one `log.jsonl`, in order of first appearance. Raises `InputError` if it is missing, empty or malformed."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name the log.jsonl in it")
     if not path.is_file():
         raise InputError(f"{path} does not exist: name a log.jsonl that train.py wrote to its --ckpt_dir")
     runs: dict[str, Run] = {}
