@@ -101,7 +101,7 @@ def _write(
         hr = image.rgb if pair.shrink == 1 else imresize(image.rgb, pair.shrink, padding)
         hr, lrs = _read_given(pair, hr) if pair.lr else _make_lr(pair, hr, scales, padding)
         if make_target:
-            with error_context(pair.hr):
+            with error_context(f"{pair.hr}{_shrunk(pair)}"):
                 hr = make_target(hr, lrs)
         return hr, lrs
 
@@ -173,13 +173,18 @@ def _read_given(pair: _Pair, hr: np.ndarray) -> tuple[np.ndarray, dict[int, np.n
     return hr, lrs
 
 
+def _shrunk(pair: _Pair) -> str:
+    return f" after --shrink {pair.shrink:g}" if pair.shrink < 1 else ""
+
+
 def _make_lr(pair: _Pair, hr: np.ndarray, scales: list[int], padding: str) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     step = math.lcm(*scales)
     height, width = hr.shape[0] // step * step, hr.shape[1] // step * step
     if not height or not width:
-        size, remedy = f"{hr.shape[1]}x{hr.shape[0]}", "remove it"
-        if pair.shrink < 1:
-            size, remedy = f"{size} after --shrink {pair.shrink:g}", "shrink less, or remove it"
+        size, remedy = (
+            f"{hr.shape[1]}x{hr.shape[0]}{_shrunk(pair)}",
+            "shrink less, or " * (pair.shrink < 1) + "remove it",
+        )
         raise InputError(f"{pair.hr} is {size}, smaller than {step}x{step}: {remedy}")
     hr = np.ascontiguousarray(hr[:height, :width])
     return hr, {scale: imresize(hr, Fraction(1, scale), padding) for scale in scales}
