@@ -63,16 +63,21 @@ def write_training_set(
         raise InputError(f"{twice} is given twice: name each folder once")
     pairs = [pair for source in sources for pair in _find_pairs(source, scales)]
     ensure_not_input(out, [file for pair in pairs for file in (pair.hr, *pair.lr.values())])
+    failures = FailureLog()
     if not hold_out:
-        _write(pairs, shrink, out, scales, padding, workers, make_target)
+        _write(pairs, shrink, out, scales, padding, workers, make_target, failures)
         return
     pairs, held_out = _split(pairs, hold_out)
     folder, files = held_out_set(out), [pair.hr for pair in held_out]
     if folder.exists():
         raise InputError(f"{folder} exists, but the held-out images go there: remove it or choose another --out")
     with atomic_dir(folder) as unfinished:  # both appear, or none
-        write_pairs(files, unfinished, scales, padding)
-        _write(pairs, shrink, out, scales, padding, workers, make_target)
+        try:
+            write_pairs(files, unfinished, scales, padding, failures)
+        except InputError:
+            if not failures.messages:
+                raise
+        _write(pairs, shrink, out, scales, padding, workers, make_target, failures)  # names these failures, too
     say_prepared(files, folder, scales)
 
 
@@ -84,10 +89,10 @@ def _write(
     padding: str,
     workers: int,
     make_target: MakeTarget | None,
+    failures: FailureLog,
 ) -> None:
     pairs = pairs + [_Pair(pair.hr, {}, factor) for factor in dict.fromkeys(shrink) for pair in pairs]
     seen: list[tuple[str, DecodedImage]] = []
-    failures = FailureLog()
 
     def read(pair: _Pair) -> tuple[np.ndarray, dict[int, np.ndarray]] | None:
         with failures.collect():
