@@ -106,15 +106,6 @@ def test_more_folders_can_be_added(command, image_folder, div2k, tmp_path):
         assert np.array_equal(file["HR/2"], read_rgb(image_folder / "0000.png"))
 
 
-def test_flags_given_more_than_once_add_up(command, image_folder, div2k, source, tmp_path):
-    folders = ["--source", image_folder, "--source", div2k / "DIV2K_train_HR", "--extra", source, "--extra"]
-    fractions = ["--shrink", 0.8, "--shrink", 0.5, "--scales", 2, "--scales", 3]
-    (tmp_path / "one").mkdir()
-    shutil.copy(image_folder / "0000.png", tmp_path / "one")
-    outcome = command("div2h5.py", *folders, tmp_path / "one", *fractions, "--out", tmp_path / "a.h5")
-    assert outcome.code == 0 and "33 images, scales x2, x3," in outcome.out, outcome
-
-
 def test_images_keep_file_name_order_whichever_is_decoded_first(command, image_folder, tmp_path, monkeypatch):
     def slow_at_first(path):
         time.sleep(0.1 if path.name == "0000.png" else 0)
