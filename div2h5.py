@@ -26,8 +26,9 @@ def main(folder: Path = Path("dataset")) -> None:
     parser.add_argument(
         "--source",
         type=Path,
-        help="a folder of HR images, whose LR images are made by dataset/imresize.py, or one with DIV2K_train_HR "
-        "and DIV2K_train_LR_bicubic/X2..X4 (default: DIV2K, as downloaded, in the folder of the default of --out)",
+        nargs="+",
+        help="folders of HR images, whose LR images are made by dataset/imresize.py, or with DIV2K_train_HR and "
+        "DIV2K_train_LR_bicubic/X2..X4 (default: DIV2K, as downloaded, in the folder of the default of --out)",
     )
     parser.add_argument("--extra", type=Path, nargs="*", default=[], help="more folders of images to add")
     parser.add_argument("--out", type=Path, default=folder / "DIV2K_train.h5", help="the file to write")
@@ -54,14 +55,14 @@ def main(folder: Path = Path("dataset")) -> None:
     )
     args = parser.parse_args()
 
-    source = args.source or find_div2k(folder)
-    if source is None:
+    sources = args.source or list(filter(None, [find_div2k(folder)]))
+    if not sources:
         raise InputError(
             f"DIV2K_train_HR is not in {folder}/ or {folder}/DIV2K/{searched_in(folder)}: download it with "
             f"`{download_command('DIV2K', folder)}`, or name a folder of images with --source"
         )
     write_training_set(
-        [source, *args.extra],
+        [*sources, *args.extra],
         args.out,
         sorted(set(args.scales)),
         args.padding,

@@ -82,9 +82,9 @@ class Solver:
         images, preload = load_images(args, context, self.scales)
         self.image_count = len(images)
         self.context.print(start_line(args, context, self.net, images, preload))
-        self.sampler = build_sampler(args, context, images, preload)
         self.stop = StopSignals()
         self.validation = Validation(args.val_data_dir, self.scales, context, self.stop)
+        self.sampler = build_sampler(args, context, images, preload)  # --hard_crops may take minutes
         if args.model != "cfsrcnn":  # our own takes any size
             try_network(args.model, self.net, self.device, args.patch_size, self.scales, self.validation.test_sets)
         self.losses = IntervalLosses(context)

@@ -24,6 +24,7 @@ class CliParser(argparse.ArgumentParser):
 
     def __init__(self, example: str = "", **options: Any):
         super().__init__(**{"formatter_class": _Help, "epilog": PATHS, **options})
+        self.register("action", None, _store)
         self._example = f"\nexample:\n  {example}\n" if example else ""
 
     def format_help(self) -> str:
@@ -63,6 +64,18 @@ def bounded(kind: type[Number], fits: Callable[[Number], bool], what: str) -> Ca
 
 positive_int = bounded(int, lambda value: 1 <= value <= MAX_INT, "a whole number above zero, 10^15 at most")
 non_negative_int = bounded(int, lambda value: 0 <= value <= MAX_INT, "a whole number, zero or above, 10^15 at most")
+
+
+def _store(nargs: Any = None, **options: Any) -> argparse.Action:
+    return (_StoreAll if nargs in ("+", "*") else argparse._StoreAction)(nargs=nargs, **options)
+
+
+class _StoreAll(argparse.Action):
+    """Stores all values of a flag that takes several, also of one given more than once; argparse keeps the last ones."""
+
+    def __call__(self, _parser: Any, namespace: argparse.Namespace, values: Any, _flag: str | None = None) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, values if before is self.default else [*before, *values])
 
 
 class _Help(argparse.HelpFormatter):

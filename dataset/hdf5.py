@@ -61,6 +61,10 @@ def read_hdf5(path: Path | str, scales: Iterable[int]) -> TrainingImages:
     damaged, or if its groups, types, counts or sizes are not those of a training set.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(
+            f"{path} is a folder: name the file that `python div2h5.py --source {path} --out FILE.h5` makes of images in it"
+        )
     if not path.is_file():
         raise InputError(
             f"{path} does not exist{searched_in(path)}: make it with `python div2h5.py`, from DIV2K "

@@ -30,17 +30,17 @@ def prepare(hr_files: list[Path], folder: Path, scales: list[int], padding: str 
     for scale in scales:
         if (folder / f"x{scale}").exists():
             raise InputError(f"{folder / f'x{scale}'} exists: remove it or choose another --name")
-    write_pairs(hr_files, folder, scales, padding)
+    write_pairs(hr_files, folder, scales, padding, FailureLog())
     say_prepared(hr_files, folder, scales)
 
 
-def write_pairs(hr_files: list[Path], folder: Path, scales: list[int], padding: str) -> None:
-    """What `prepare` writes, into an empty folder; prints only which images were converted."""
+def write_pairs(hr_files: list[Path], folder: Path, scales: list[int], padding: str, failures: FailureLog) -> None:
+    """What `prepare` writes, into an empty folder; prints only which images were converted, and collects `failures`."""
     by_stem: dict[str, Path] = {}
     for file in hr_files:
         if (other := by_stem.setdefault(file.stem, file)) is not file:
             raise InputError(f"two images are called {file.stem} ({other} and {file}): rename one of them")
-    images, failures = [], FailureLog()
+    images = []
     for scale in scales:
         with atomic_dir(folder / f"x{scale}") as unfinished:
             for file in progress(hr_files, desc=f"LR and HR at x{scale}", unit="image"):

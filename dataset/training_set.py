@@ -63,16 +63,21 @@ def write_training_set(
         raise InputError(f"{twice} is given twice: name each folder once")
     pairs = [pair for source in sources for pair in _find_pairs(source, scales)]
     ensure_not_input(out, [file for pair in pairs for file in (pair.hr, *pair.lr.values())])
+    failures = FailureLog()
     if not hold_out:
-        _write(pairs, shrink, out, scales, padding, workers, make_target)
+        _write(pairs, shrink, out, scales, padding, workers, make_target, failures)
         return
     pairs, held_out = _split(pairs, hold_out)
     folder, files = held_out_set(out), [pair.hr for pair in held_out]
     if folder.exists():
         raise InputError(f"{folder} exists, but the held-out images go there: remove it or choose another --out")
     with atomic_dir(folder) as unfinished:  # both appear, or none
-        write_pairs(files, unfinished, scales, padding)
-        _write(pairs, shrink, out, scales, padding, workers, make_target)
+        try:
+            write_pairs(files, unfinished, scales, padding, failures)
+        except InputError:
+            if not failures.messages:
+                raise
+        _write(pairs, shrink, out, scales, padding, workers, make_target, failures)  # names these failures, too
     say_prepared(files, folder, scales)
 
 
@@ -84,10 +89,10 @@ def _write(
     padding: str,
     workers: int,
     make_target: MakeTarget | None,
+    failures: FailureLog,
 ) -> None:
     pairs = pairs + [_Pair(pair.hr, {}, factor) for factor in dict.fromkeys(shrink) for pair in pairs]
     seen: list[tuple[str, DecodedImage]] = []
-    failures = FailureLog()
 
     def read(pair: _Pair) -> tuple[np.ndarray, dict[int, np.ndarray]] | None:
         with failures.collect():
@@ -101,7 +106,7 @@ def _write(
         hr = image.rgb if pair.shrink == 1 else imresize(image.rgb, pair.shrink, padding)
         hr, lrs = _read_given(pair, hr) if pair.lr else _make_lr(pair, hr, scales, padding)
         if make_target:
-            with error_context(pair.hr):
+            with error_context(f"{pair.hr}{_shrunk(pair)}"):
                 hr = make_target(hr, lrs)
         return hr, lrs
 
@@ -173,13 +178,18 @@ def _read_given(pair: _Pair, hr: np.ndarray) -> tuple[np.ndarray, dict[int, np.n
     return hr, lrs
 
 
+def _shrunk(pair: _Pair) -> str:
+    return f" after --shrink {pair.shrink:g}" if pair.shrink < 1 else ""
+
+
 def _make_lr(pair: _Pair, hr: np.ndarray, scales: list[int], padding: str) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     step = math.lcm(*scales)
     height, width = hr.shape[0] // step * step, hr.shape[1] // step * step
     if not height or not width:
-        size, remedy = f"{hr.shape[1]}x{hr.shape[0]}", "remove it"
-        if pair.shrink < 1:
-            size, remedy = f"{size} after --shrink {pair.shrink:g}", "shrink less, or remove it"
+        size, remedy = (
+            f"{hr.shape[1]}x{hr.shape[0]}{_shrunk(pair)}",
+            "shrink less, or " * (pair.shrink < 1) + "remove it",
+        )
         raise InputError(f"{pair.hr} is {size}, smaller than {step}x{step}: {remedy}")
     hr = np.ascontiguousarray(hr[:height, :width])
     return hr, {scale: imresize(hr, Fraction(1, scale), padding) for scale in scales}

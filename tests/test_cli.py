@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 TRAIN, SAMPLE = "train.py", "tcw_sample.py"
@@ -63,3 +65,13 @@ def test_numbers_of_any_size_are_one_short_line(expect_error, program, digits, t
         value = {"size": f"{number}x{number}", "crop": f"0,0,{number},{number}"}.get(flag, number)
         assert len(expect_error("error: ", *program, f"--{flag}", value)) < 300, flag
     assert not any(tmp_path.iterdir())
+
+
+def test_flags_of_several_values_that_are_given_more_than_once_add_up(command, image_folder, tmp_path):
+    flags = ["--shrink", 0.8, "--shrink", 0.5, "--scales", 2, "--scales", 3, "--source", image_folder]
+    for name, flag in (("a", "--source"), ("b", "--extra"), ("c", "--extra")):
+        (tmp_path / name).mkdir()
+        shutil.copy(image_folder / "0000.png", tmp_path / name)
+        flags += [flag, tmp_path / name]
+    outcome = command("div2h5.py", *flags, "--out", tmp_path / "a.h5")
+    assert outcome.code == 0 and "21 images, scales x2, x3," in outcome.out, outcome

@@ -92,6 +92,17 @@ def test_runs_and_scales_are_told_apart_in_the_legend(tmp_path):
     assert len(styles) == 3
 
 
+def test_many_runs_of_one_name_are_told_apart(command, tmp_path):
+    logs = [write_log(tmp_path / f"{folder}/base/{number}.jsonl", "run") for folder in "ab" for number in range(5)]
+    logs.append(write_log(tmp_path / "c/log.jsonl", "run"))
+    outcome = command(*CURVES, *logs, "--out", tmp_path / "a.png")
+    assert f"{logs[0]}: run (400 steps), {logs[1]}: run (400 steps)," in outcome.out
+    assert outcome.out.endswith(", c/run (400 steps)\n"), outcome
+    lines = draw_curves(read_logs(logs)).axes[0].get_lines()
+    assert len({line.get_label() for line in lines}) == len(logs)
+    assert len({(line.get_color(), str(line._dash_pattern)) for line in lines}) == len(logs)
+
+
 def test_without_validation_there_is_no_psnr_panel(tmp_path):
     figure = draw_curves(read_log(write_log(tmp_path / "log.jsonl", "first", ())))
     assert len(figure.axes) == 4
@@ -117,6 +128,7 @@ def test_any_name_of_a_run_is_shown_as_text(command, tmp_path, ending):
 def test_an_unusable_log_or_ending_is_one_line(expect_error, tmp_path):
     log, out = write_log(tmp_path / "log.jsonl", "first"), tmp_path / "a.png"
     expect_error("none.jsonl does not exist", *CURVES, log, tmp_path / "none.jsonl", "--out", out)
+    expect_error(f"{tmp_path} is a folder: name the log.jsonl in it", *CURVES, tmp_path, "--out", out)
     (tmp_path / "empty.jsonl").touch()
     expect_error("empty.jsonl is empty", *CURVES, tmp_path / "empty.jsonl", "--out", out)
     expect_error("must end in .png, .svg, .pdf", *CURVES, log, "--out", tmp_path / "a.txt")

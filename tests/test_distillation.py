@@ -191,3 +191,6 @@ def test_an_image_too_small_for_a_teacher_is_named(expect_error, teachers, tmp_p
     expect_error(
         "flat.png: rlfn needs images of at least 15x15 pixels, not 20x14", "-m", "training.distillation", *words
     )
+    Image.new("RGB", (40, 40)).save(tmp_path / "flat.png")
+    line = "flat.png after --shrink 0.5: rlfn needs images of at least 15x15 pixels, not 10x10"
+    expect_error(line, "-m", "training.distillation", *words, "--shrink", 0.5)

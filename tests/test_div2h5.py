@@ -220,11 +220,17 @@ def test_a_broken_image_is_named(expect_error, source, old_file, workers):
 def test_all_broken_images_are_named_in_one_run(command, source, old_file):
     for name in ("0001.png", "0003.png"):
         (source / name).write_bytes((source / name).read_bytes()[:2000])
-    for extra in ([], ["--shrink", 0.5], ["--hold_out", 2]):
+    for extra in (
+        [],
+        ["--shrink", 0.5],
+        ["--hold_out", 2],
+        ["--hold_out", 3],
+    ):  # both are held out, or the second alone
         outcome = command("div2h5.py", "--source", source, "--out", old_file, *extra)
         last = outcome.err.splitlines()[-1]
         assert outcome.code == 2 and last.startswith("error: 2 failures (") and "written" in last, outcome.err
         assert "0001.png is not a readable image" in last and "0003.png is not a readable image" in last
+        assert "unfinished" not in last
         assert_untouched(old_file)
     assert "nothing is written and the exit code is 2" in " ".join(command("div2h5.py", "--help").out.split())
 

@@ -112,6 +112,8 @@ def test_a_file_stored_in_chunks_or_compressed_is_read(tmp_path, storage):
 def test_a_missing_file_is_named_with_the_command_that_makes_it(tmp_path):
     with pytest.raises(InputError, match=r"gone\.h5 does not exist: make it with `python div2h5\.py`"):
         read_hdf5(tmp_path / "gone.h5", [2])
+    with pytest.raises(InputError, match=rf"{tmp_path} is a folder: .* `python div2h5\.py --source {tmp_path} --out "):
+        read_hdf5(tmp_path, [2])
 
 
 @pytest.mark.parametrize("share", [0, 0.3, 0.6, 0.95])

@@ -112,7 +112,7 @@ def test_what_others_wrote_to_the_log_stays(tmp_path):
     others = [b'{"run": "other", "step": 9}', b"a note of mine", b"[" * 100_000, b'{"step": 9}', b"[1]"]
     ours, later, torn = b'{"run": "run", "step": 1}', b'{"run": "run", "step": 2}', b'{"run": "run", "st'
     (tmp_path / "log.jsonl").write_bytes(b"\n".join([*others, ours, torn, later, b"\0\0", torn]))
-    log = TrainingLog(tmp_path, "run", 1)
+    log = TrainingLog(tmp_path, "run", 1, print)
     assert (tmp_path / "log.jsonl").read_bytes().splitlines() == [*others, ours]
     log.write(2, {"loss": 1.0})
     log.close()
@@ -121,7 +121,7 @@ def test_what_others_wrote_to_the_log_stays(tmp_path):
 
 def test_a_line_that_was_cut_off_takes_no_other_with_it(tmp_path):
     (tmp_path / "log.jsonl").write_bytes(b'{"run": "other", "st')
-    log = TrainingLog(tmp_path, "run", 0)
+    log = TrainingLog(tmp_path, "run", 0, print)
     (tmp_path / "log.jsonl").write_bytes(b'{"run": "other", "st')  # another run, cut off meanwhile
     log.write(1, {"loss": 1.0})
     log.close()

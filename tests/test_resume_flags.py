@@ -38,6 +38,13 @@ def test_other_flags_of_a_resumed_run_are_reported(train, flags, line):
     assert said == ([line] if line else [])
 
 
+def test_all_flags_that_a_run_must_keep_are_named_at_once(train, expect_error, training_set, tmp_path):
+    assert train("--max_steps", 1).code == 0
+    argv = ["train.py", "--train_data_path", training_set, "--ckpt_dir", tmp_path / "run", "--resume"]
+    line = "/run has --patch_size 8, not 9; --batch_size 1, not 64; --seed 0, not 3"
+    expect_error(line, *argv, "--patch_size", 9, "--seed", 3)
+
+
 def test_damaged_settings_do_not_stop_a_resumed_run(train, tmp_path):
     assert train("--max_steps", 1).code == 0
     path = tmp_path / "run/cfsrcnn_latest.train.pt"

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from common.errors import InputError
 from solver import Solver
 from training.config import TrainConfig
 from training.distributed import DistributedContext
@@ -120,9 +121,17 @@ def test_the_time_of_the_main_process_counts_in_all_before_the_first_step(monkey
     solver = Solver(TrainConfig(patch_size=8, batch_size=1, max_steps=3, max_minutes=1, **where), context)
     monkeypatch.setattr(context, "rank", 1)  # as if it were another one
     monkeypatch.setattr(context, "all_reduce", add_main)
-    solver.fit()
+    with pytest.raises(InputError, match="--max_minutes 1: the time is up before the first step, the start took 6"):
+        solver.fit()
     assert solver.step == 0
 
 
 def test_a_time_of_zero_is_refused(expect_error):
     expect_error("--max_minutes", "train.py", "--max_minutes", 0)
+
+
+def test_a_time_that_the_start_takes_up_writes_nothing(expect_error, training_set, tmp_path):
+    flags = ["--train_data_path", training_set, "--val_data_dir", "none", "--ckpt_dir", tmp_path / "run"]
+    flags += ["--device", "cpu", "--patch_size", 8, "--batch_size", 1, "--max_minutes", 1e-6]
+    expect_error("--max_minutes 1e-06: the time is up before the first step", "train.py", *flags)
+    assert not list(tmp_path.iterdir())

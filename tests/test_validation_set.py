@@ -38,6 +38,14 @@ def test_a_test_set_that_is_named_must_be_there(expect_error, training_set, test
     assert not (tmp_path / "run").exists()
 
 
+def test_a_missing_test_set_is_named_before_the_minutes_that_hard_crops_takes(command, training_set, tmp_path):
+    where = ["--train_data_path", training_set, "--ckpt_dir", tmp_path / "run", *SMALL, "--max_steps", 1]
+    argv = ["train.py", *where, "--hard_crops", 2, "--val_data_dir"]
+    assert "bicubic errors x2" in command(*argv, "none").err
+    missing = command(*argv, tmp_path / "nowhere", "--ckpt_name", "b")
+    assert missing.code == 2 and "nowhere does not exist" in missing.err and "bicubic errors" not in missing.err
+
+
 def test_a_test_set_that_cannot_be_measured_is_refused_before_the_first_step(
     expect_error, training_set, test_set, tmp_path
 ):

@@ -6,6 +6,7 @@ Command line: `python -m training.curves LOG... --out FILE.png` (or .svg, .pdf);
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +58,8 @@ class Run:
 
 def read_log(path: Path) -> list[Run]:
     """The runs in one `log.jsonl`, in order of first appearance. Raises `InputError` if it is missing, empty or malformed."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name the log.jsonl in it")
     if not path.is_file():
         raise InputError(f"{path} does not exist: name a log.jsonl that train.py wrote to its --ckpt_dir")
     runs: dict[str, Run] = {}
@@ -73,12 +76,12 @@ def read_log(path: Path) -> list[Run]:
 
 
 def read_logs(paths: list[Path]) -> list[Run]:
-    """The runs of all files. Runs that share a name are prefixed with their folder."""
+    """The runs of all files. Runs that share a name are prefixed with their folder or, if they share that too, their file."""
     found = [(path, run) for path in paths for run in read_log(path)]
-    names = [run.name for _, run in found]
-    for path, run in found:
-        if names.count(run.name) > 1:
-            run.name = f"{path.resolve().parent.name}/{run.name}"
+    names = [(run.name, f"{path.resolve().parent.name}/{run.name}", f"{path}: {run.name}") for path, run in found]
+    taken = Counter(name for each in names for name in each)
+    for (_, run), each in zip(found, names, strict=True):
+        run.name = escape_unprintable(next((name for name in each if taken[name] == 1), each[-1]))
     return [run for _, run in found]
 
 
@@ -103,7 +106,7 @@ def draw_curves(runs: list[Run]) -> Figure:
     for number, run in enumerate(runs):
         style = {
             "color": COLORS[number % len(COLORS)],
-            "linestyle": DASHES[number % len(DASHES)],
+            "linestyle": DASHES[(number + number // len(COLORS)) % len(DASHES)],  # other pairs for the next seven runs
             "linewidth": 1.4,
             "label": _literal(run.name),
         }

@@ -55,10 +55,10 @@ class TrainingLog:
     "bicubic", which is the same at each interval, is logged once, and again if a resumed run is measured on other images.
 
     `report`: called with one line for each of the two that cannot be written, as on a full disk, the first time; what is
-    missing is written later, when there is room. Without it, and when the log is opened, that raises `InputError`.
+    missing is written later, when there is room. When the log is opened, that raises `InputError`.
     """
 
-    def __init__(self, folder: Path, name: str, step: int, report: Callable[[str], None] | None = None):
+    def __init__(self, folder: Path, name: str, step: int, report: Callable[[str], None]):
         self._name, self._path = name, folder / "log.jsonl"
         self._bicubic: object = None  # the last that was logged
         self._truncate_file(step)
@@ -148,7 +148,7 @@ class TrainingLog:
 class _Output:
     """Entries (step, what) that `write_all` writes to `place`. Those that could not be written wait for the next time."""
 
-    def __init__(self, place: Path, write_all: Callable[[list], None], report: Callable[[str], None] | None):
+    def __init__(self, place: Path, write_all: Callable[[list], None], report: Callable[[str], None]):
         self.place = place
         self.waiting: list[tuple[int, Any]] = []
         self._write_all, self._report, self._reported = write_all, report, False
@@ -158,10 +158,6 @@ class _Output:
         try:
             self.flush()
         except (InputError, OSError) as error:
-            if self._report is None:
-                self.waiting.clear()
-                with translate_write_errors(self.place):
-                    raise
             if not self._reported:
                 why = summarize_exception(error) if isinstance(error, InputError) else error.strerror
                 self._report(

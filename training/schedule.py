@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 
+from common.errors import InputError
 from training.config import TrainConfig
 
 AGREE_SECONDS, MAX_AGREE_STEPS = 2.0, 50  # between two agreements of the processes, each of which waits for the GPU
@@ -49,10 +50,18 @@ class Clock:
         return self._before + time.perf_counter() - self._started
 
     def agree(self, step: int, elapsed: float, stepping: bool = True) -> None:
-        """Sets the agreed time: `elapsed` seconds at `step`. `stepping`: only training steps ran since the last call."""
+        """Sets the agreed time: `elapsed` seconds at `step`. `stepping`: only training steps ran since the last call.
+
+        Raises `InputError` if the time is up at step 0, before anything was trained.
+        """
         if stepping and step > self._step:
             self._seconds_per_step = (elapsed - self._agreed) / (step - self._step)
         self._agreed, self._step = elapsed, step
+        if self.limit is not None and elapsed >= self.limit and not step:
+            minutes = f"--max_minutes {self.limit / 60:g}"
+            raise InputError(
+                f"{minutes}: the time is up before the first step, the start took {elapsed:.0f} s: allow more"
+            )
 
     def is_due(self, step: int) -> bool:
         """Whether to agree at `step`: about every two seconds by the speed of the steps so far, at least every 50 steps."""

@@ -123,10 +123,12 @@ class TrainingState:
             plain = (str, int, float, bool, type(None))
             saved["settings"] = {str(k): v for k, v in dict(saved["settings"]).items() if isinstance(v, plain)}
             saved["window"] = [(float(loss), float(norm)) for loss, norm in saved["window"]]
-        for name, value in options:
-            if name not in RESUME_INVARIANTS or getattr(args, name) != value:
-                have = getattr(args, name, "known here")
-                raise InputError(f"--resume: the run in {self.path.parent} has --{name} {value}, not {have}")
+        if differs := [
+            f"--{name} {value}, not {getattr(args, name, 'known here')}"
+            for name, value in options
+            if name not in RESUME_INVARIANTS or getattr(args, name) != value
+        ]:
+            raise InputError(f"--resume: the run in {self.path.parent} has {'; '.join(differs)}")
         return saved
 
     def save(
