@@ -136,9 +136,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/inference.json"), help="JSON for evaluation.paper")
     parser.add_argument("--rounds", type=positive_int, default=5, help="measured runs of each; medians are shown")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
-    parser.add_argument("--precisions", nargs="+", choices=tuple(PRECISIONS), help="default: fp32 and bf16")
+    parser.add_argument("--precisions", nargs="+", choices=tuple(PRECISIONS), help="to measure (default: fp32 bf16)")
     parser.add_argument(
-        "--backends", nargs="+", choices=BACKEND_CHOICES, help="default: all installed ones, without compiled"
+        "--backends",
+        nargs="+",
+        choices=BACKEND_CHOICES,
+        help="to measure (default: all installed ones, without compiled)",
     )
     parser.add_argument("--quick", action="store_true", help="a first look: sides divided by four and two rounds")
     parser.add_argument(

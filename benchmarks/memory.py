@@ -62,8 +62,12 @@ def main() -> None:
     parser.add_argument("--size", type=size, default="3840x2160", help="WIDTHxHEIGHT of the LR image")
     parser.add_argument("--scale", type=int, default=2, choices=SCALES, help="upscaling factor")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
-    parser.add_argument("--precisions", nargs="+", choices=tuple(PRECISIONS), default=["fp32", "bf16"], help="rows")
-    parser.add_argument("--backends", nargs="+", choices=BACKEND_CHOICES, help="rows; default: all installed ones")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=tuple(PRECISIONS), default=["fp32", "bf16"], help="to measure"
+    )
+    parser.add_argument(
+        "--backends", nargs="+", choices=BACKEND_CHOICES, help="to measure (default: all installed ones)"
+    )
     args = parser.parse_args()
     device = pick_device(args.device)
     configs = optimized(device, args.precisions, args.backends)

@@ -233,10 +233,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=positive_int, default=10, help="measured runs of each; medians are shown")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
     parser.add_argument(
-        "--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"], help="of the optimized steps"
+        "--precisions",
+        nargs="+",
+        choices=("fp32", "bf16"),
+        default=["fp32", "bf16"],
+        help="precisions of the optimized steps",
     )
-    parser.add_argument("--optimizers", nargs="+", choices=tuple(OPTIMIZERS), help="default: adam; on a GPU all")
-    parser.add_argument("--compile", action="store_true", help="rows with --compile as well; on a GPU always")
+    parser.add_argument(
+        "--optimizers", nargs="+", choices=tuple(OPTIMIZERS), help="to measure (default: adam; on a GPU all)"
+    )
+    parser.add_argument("--compile", action="store_true", help="measure --compile as well; on a GPU always")
     parser.add_argument("--quick", action="store_true", help="a first look: two rounds, nothing written")
     args = parser.parse_args()
     device, rounds = pick_device(args.device), 2 if args.quick else args.rounds
