@@ -197,7 +197,7 @@ def tables(compared: dict, table9: dict, growth: dict, device: torch.device, pre
     sides = [(f"HR {2 * side}x{2 * side}", "seconds") for side in table9]
     title = f"Optimized against baseline, {device_name(device)}"
     return [
-        Table("inference", title, head, cells, len(cells), []),
+        Table("inference", title, head, cells, len(cells), [], text_columns=3),
         Table("table9", "Table IX, x2", [("", ""), *sides], rows, 1, []),
         growth_table(growth),
     ]

@@ -125,7 +125,11 @@ def main() -> None:
         most = ", ".join(f"{name.partition('::')[2]} {count}" for name, count in launches.most_common(5))
         rows.append([precision, optimizer, str(sum(launches.values())), most])
     head = [("precision", ""), ("optimizer", ""), ("launches", "a step"), ("most frequent", "")]
-    print(to_markdown(Table("launches", "Kernel launches of a training step at x2", head, rows, len(rows), [])))
+    print(
+        to_markdown(
+            Table("launches", "Kernel launches of a training step at x2", head, rows, len(rows), [], text_columns=2)
+        )
+    )
     kept = [[p, *(f"{saved_bytes(p, scale) / 1e3:.1f}" for scale in SCALES)] for p in PRECISIONS]
     head = [("precision", ""), *((f"x{scale}", "KB") for scale in SCALES)]
     print(to_markdown(Table("saved", "Kept for the backward pass, for each LR pixel of the batch", head, kept, 2, [])))

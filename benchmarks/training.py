@@ -299,6 +299,7 @@ def tables(
             fractions,
             len(fractions),
             [],
+            text_columns=2,
         ),
     ]
 
@@ -325,7 +326,8 @@ def steps_table(steps: dict[str, dict[str, float]], memory: dict[str, dict[str, 
         "fraction": "of the rate of bf16 convolutions",
         "peak memory": "GB for the step",
     }
-    return Table("training", f"Training steps, {device_name(device)}", list(columns.items()), rows, len(rows), [])
+    title = f"Training steps, {device_name(device)}"
+    return Table("training", title, list(columns.items()), rows, len(rows), [], text_columns=2)
 
 
 if __name__ == "__main__":
