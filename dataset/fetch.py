@@ -36,7 +36,7 @@ NOT_PUBLISHED = "not the published file: it was moved or replaced, or the networ
 def fetch(url: str, target: Path, size: int, digest: str, exact_size: bool = True) -> bool:
     """Downloads `url`, of `size` bytes, to `target`. Returns False, and downloads nothing, if `target` has that hash already.
 
-    `digest`: "sha256:HEX" or "md5:HEX". `exact_size` False: `size` is an estimate, and a file within 25 % of it is accepted if
+    `digest`: "sha256:HEX" or "md5:HEX". `exact_size` False: `size` is an estimate, and a file within 25% of it is accepted if
     its hash is right. A broken connection is retried a few times. After that, after Ctrl-C or on a full
     disk the partial download stays in `target`.part, where the next call resumes. Raises `InputError` if the server cannot
     be reached, does not have the file or keeps breaking the connection; if the disk is full; if another process is
