@@ -61,7 +61,7 @@ def parse_flags() -> argparse.Namespace:
         if folder is None or (name == "validation" and str(folder) == NO_SET):
             continue
         if not folder.is_dir():
-            raise InputError(f"--{name} {folder} is no folder")
+            raise InputError(f"--{name} {folder} is not a folder")
         setattr(args, name, folder.absolute())
         for scale in args.scales if name == "validation" else ():
             open_test_set(folder, scale)  # or its training would fail, when those before it are done

@@ -53,7 +53,7 @@ def size(text: str) -> tuple[int, int]:
     """--size: WIDTHxHEIGHT."""
     sides = [int(each) if each.isascii() and each.isdigit() and len(each) < 7 else 0 for each in text.split("x")]
     if len(sides) != 2 or 0 in sides:
-        raise argparse.ArgumentTypeError(f"{text} is no size such as 3840x2160")
+        raise argparse.ArgumentTypeError(f"{text} is not a size such as 3840x2160")
     return sides[0], sides[1]
 
 

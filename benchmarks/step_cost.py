@@ -1,7 +1,7 @@
 """What a training step costs a GPU, counted without one: kernel launches, and bytes kept for the backward pass.
 
 Runs the solver's own step on tensors without values (`FakeTensorMode`), as on CUDA where code depends on the device. A step
-that reads a value on the host, for which a GPU would wait, raises here. A launch is an operation that is no view and no
+that reads a value on the host, for which a GPU would wait, raises here. A launch is an operation that is neither a view nor an
 allocation; the backward pass of a convolution counts as two, foreach operations as one. cuDNN may add conversions.
 Command line: `python -m benchmarks.step_cost`.
 """

@@ -88,7 +88,7 @@ def distill(
     workers = workers or os.cpu_count() or 1
     parts = out.with_name(f"{out.name}.parts")
     if parts.is_symlink() or (parts.exists() and not parts.is_dir()):
-        raise InputError(f"{parts} is no folder, but the finished images go there: move it away")
+        raise InputError(f"{parts} is not a folder, but the finished images go there: move it away")
     with TeacherPool(teachers, scale, pick_device(device), self_ensemble, workers) as pool:
         files = [f"{each.model} {hash_files([each.path], names=False)}" for each in teachers]
         settings = " ".join([FORMAT, f"x{scale}", *files, f"{self_ensemble} {weight!r}"])
