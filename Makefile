@@ -23,7 +23,7 @@ paper: .venv/installed
 test: .venv/ready .venv-app/ready
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-# The test suite tries a few hundred odd files and flags, the same each time; this 10,000 new ones of each kind, in some 10 minutes.
+# The test suite tries a few hundred malformed files and flags, the same each time; this 10,000 new ones of each kind.
 fuzz: .venv/ready
 	FUZZ_CASES=$${FUZZ_CASES:-10000} $(RUN) -m pytest -s tests/stress/test_fuzz_*.py
 

@@ -28,14 +28,14 @@ def main(folder: Path = Path("dataset")) -> None:
         type=Path,
         nargs="+",
         help="folders of HR images, whose LR images are made by dataset/imresize.py, or with DIV2K_train_HR and "
-        "DIV2K_train_LR_bicubic/X2..X4 (default: DIV2K, as downloaded, in the folder of the default of --out)",
+        "DIV2K_train_LR_bicubic/X2..X4 (default: DIV2K as dataset.download leaves it)",
     )
     parser.add_argument("--extra", type=Path, nargs="*", default=[], help="more folders of images to add")
     parser.add_argument("--out", type=Path, default=folder / "DIV2K_train.h5", help="the file to write")
     parser.add_argument(
-        "--scales", type=int, nargs="+", default=list(SCALES), choices=SCALES, help="of the LR images; default: 2 3 4"
+        "--scales", type=int, nargs="+", default=list(SCALES), choices=SCALES, help="scales of the LR images"
     )
-    add_padding_flag(parser, "replicate", "of the resize that makes LR images")
+    add_padding_flag(parser, "replicate", "padding of the resize that makes LR images")
     parser.add_argument(
         "--workers", type=non_negative_int, default=0, help="decoding threads (default: one per CPU core)"
     )

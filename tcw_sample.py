@@ -39,16 +39,18 @@ def parse_flags() -> argparse.Namespace:
     add_file_flags(parser)
 
     output = parser.add_argument_group("output")
-    to_8_bits = "SR to 8 bits: truncated (paper) or, as --input, rounded"
+    to_8_bits = "SR to 8 bits: truncated (paper) or rounded, as with --input"
     output.add_argument("--protocol", choices=PROTOCOLS, default="paper", help=to_8_bits)
     output.add_argument("--self_ensemble", action="store_true", help="mean of 8 dihedral transforms (paper: off)")
     output.add_argument("--baseline", action="store_true", help="measure bicubic too")
 
     speed = parser.add_argument_group("speed")
     speed.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
-    auto = "of the network; auto: fp32 to measure (paper: fp32), for --input fp16 on CUDA and bf16 on CPUs with support"
+    auto = "auto: fp32 to measure (paper: fp32); for --input fp16 on CUDA, bf16 on CPUs with support, else fp32"
     speed.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto", help=auto)
-    speed.add_argument("--backend", choices=BACKENDS, default="torch", help="auto: openvino, else onnxruntime")
+    speed.add_argument(
+        "--backend", choices=BACKENDS, default="torch", help="auto: openvino, onnxruntime, or else torch"
+    )
     speed.add_argument("--compile", action="store_true", help="TorchInductor: slow start, no gain on a CPU")
     speed.add_argument("--tile", type=tile_size, default="auto", help="tile size in LR pixels, auto or off")
     args = parser.parse_args()

@@ -39,7 +39,7 @@ def parse_flags(argv: list[str] | None = None) -> TrainConfig:
     parser = CliParser(description="Train a super-resolution network.")
     paper = parser.add_argument_group("the paper's flags", "defaults are those of the authors' code")
     paper.add_argument("--model", help="a file model/NAME.py with a class Net")
-    paper.add_argument("--scale", type=int, choices=(0, *SCALES), help="factor; 0: one network for all")
+    paper.add_argument("--scale", type=int, choices=(0, *SCALES), help="upscaling factor; 0: one network for all")
     paper.add_argument("--group", type=positive_int, help="groups of the convolutions (paper: 1)")
     paper.add_argument("--patch_size", type=positive_int, help="patch size in LR pixels (paper: 77)")
     paper.add_argument("--batch_size", type=positive_int, help="patches per step, all GPUs (paper: 64)")
@@ -74,7 +74,7 @@ def parse_flags(argv: list[str] | None = None) -> TrainConfig:
     speed = parser.add_argument_group("speed")
     speed.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), help="where to train")
     speed.add_argument("--precision", choices=("fp32", "bf16"), help="bf16: autocast (paper: fp32)")
-    speed.add_argument("--tf32", action=BooleanOptionalAction, help="of fp32 convolutions on CUDA; default: PyTorch's")
+    speed.add_argument("--tf32", action=BooleanOptionalAction, help="TF32 in fp32 convolutions (default: PyTorch's)")
     speed.add_argument(
         "--accumulate", type=micro_batches, metavar="N", help="micro-batches per step; auto: as few as fit on the GPU"
     )

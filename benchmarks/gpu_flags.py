@@ -37,9 +37,9 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--images", type=Path, required=True, help="folder of photographs to train on")
     parser.add_argument("--minutes", type=minutes, required=True, help="length of the session")
     parser.add_argument(
-        "--out", type=Path, default=Path(os.environ.get("OUT") or "results/gpu"), help="for the results"
+        "--out", type=Path, default=Path(os.environ.get("OUT") or "results/gpu"), help="folder for the results"
     )
-    parser.add_argument("--work", type=Path, default=Path("runs/gpu"), help="for what is only needed on the way")
+    parser.add_argument("--work", type=Path, default=Path("runs/gpu"), help="folder for intermediate files")
     parser.add_argument(
         "--teachers", type=Path, help="folder of teachers' weights such as rlfn_x2.pth, to distill from"
     )
@@ -47,12 +47,12 @@ def parse_flags() -> argparse.Namespace:
         "--validation", type=Path, help="validation set, or none (default: dataset/Set5 if it is there)"
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cuda", help="cpu: a dry run")
-    parser.add_argument("--scales", type=int, nargs="+", choices=SCALES, default=list(SCALES), help="to be trained")
-    parser.add_argument("--skip", nargs="+", default=[], choices=SKIPPABLE, help="to save time")
+    parser.add_argument("--scales", type=int, nargs="+", choices=SCALES, default=list(SCALES), help="scales to train")
+    parser.add_argument("--skip", nargs="+", default=[], choices=SKIPPABLE, help="sections to skip")
     parser.add_argument("--batch", type=positive_int, default=44, help="patches per step at x2 (x3: 5/6, x4: 5/9)")
     parser.add_argument("--patch", type=positive_int, default=48, help="patch size in LR pixels")
     parser.add_argument("--lr", default="2e-3", help="learning rate of the training runs")
-    parser.add_argument("--warmup", type=non_negative_int, default=300, help="steps of its warmup")
+    parser.add_argument("--warmup", type=non_negative_int, default=300, help="steps of linear warmup")
     parser.add_argument("--probe_steps", type=positive_int, default=100, help="steps per measurement of the speed")
     parser.add_argument("--print_interval", type=positive_int, default=5000, help="steps between validations")
     args = parser.parse_args()
@@ -61,7 +61,7 @@ def parse_flags() -> argparse.Namespace:
         if folder is None or (name == "validation" and str(folder) == NO_SET):
             continue
         if not folder.is_dir():
-            raise InputError(f"--{name} {folder} is no folder")
+            raise InputError(f"--{name} {folder} is not a folder")
         setattr(args, name, folder.absolute())
         for scale in args.scales if name == "validation" else ():
             open_test_set(folder, scale)  # or its training would fail, when those before it are done

@@ -137,10 +137,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=positive_int, default=5, help="measured runs of each; medians are shown")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     parser.add_argument(
-        "--precisions", nargs="+", choices=tuple(PRECISIONS), help="default: fp32, and bf16 or on CUDA fp16"
+        "--precisions",
+        nargs="+",
+        choices=tuple(PRECISIONS),
+        help="to measure (default: fp32, and bf16 or on CUDA fp16)",
     )
     parser.add_argument(
-        "--backends", nargs="+", choices=BACKEND_CHOICES, help="default: all installed ones, without compiled"
+        "--backends",
+        nargs="+",
+        choices=BACKEND_CHOICES,
+        help="to measure (default: all installed ones, without compiled)",
     )
     parser.add_argument("--quick", action="store_true", help="a first look: sides divided by four and two rounds")
     parser.add_argument(
@@ -196,7 +202,7 @@ def tables(compared: dict, table9: dict, growth: dict, device: torch.device, pre
     sides = [(f"HR {2 * side}x{2 * side}", "seconds") for side in table9]
     title = f"Optimized against baseline, {device_name(device)}"
     return [
-        Table("inference", title, head, cells, len(cells), []),
+        Table("inference", title, head, cells, len(cells), [], text_columns=3),
         Table("table9", "Table IX, x2", [("", ""), *sides], rows, 1, []),
         growth_table(growth),
     ]

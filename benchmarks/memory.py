@@ -53,7 +53,7 @@ def size(text: str) -> tuple[int, int]:
     """--size: WIDTHxHEIGHT."""
     sides = [int(each) if each.isascii() and each.isdigit() and len(each) < 7 else 0 for each in text.split("x")]
     if len(sides) != 2 or 0 in sides:
-        raise argparse.ArgumentTypeError(f"{text} is no size such as 3840x2160")
+        raise argparse.ArgumentTypeError(f"{text} is not a size such as 3840x2160")
     return sides[0], sides[1]
 
 
@@ -62,8 +62,12 @@ def main() -> None:
     parser.add_argument("--size", type=size, default="3840x2160", help="WIDTHxHEIGHT of the LR image")
     parser.add_argument("--scale", type=int, default=2, choices=SCALES, help="upscaling factor")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
-    parser.add_argument("--precisions", nargs="+", choices=tuple(PRECISIONS), default=["fp32", "bf16"], help="rows")
-    parser.add_argument("--backends", nargs="+", choices=BACKEND_CHOICES, help="rows; default: all installed ones")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=tuple(PRECISIONS), default=["fp32", "bf16"], help="to measure"
+    )
+    parser.add_argument(
+        "--backends", nargs="+", choices=BACKEND_CHOICES, help="to measure (default: all installed ones)"
+    )
     args = parser.parse_args()
     device = pick_device(args.device)
     configs = optimized(device, args.precisions, args.backends)

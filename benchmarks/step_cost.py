@@ -1,7 +1,7 @@
 """What a training step costs a GPU, counted without one: kernel launches, and bytes kept for the backward pass.
 
 Runs the solver's own step on tensors without values (`FakeTensorMode`), as on CUDA where code depends on the device. A step
-that reads a value on the host, for which a GPU would wait, raises here. A launch is an operation that is no view and no
+that reads a value on the host, for which a GPU would wait, raises here. A launch is an operation that is neither a view nor an
 allocation; the backward pass of a convolution counts as two, foreach operations as one. cuDNN may add conversions.
 Command line: `python -m benchmarks.step_cost`.
 """
@@ -125,7 +125,11 @@ def main() -> None:
         most = ", ".join(f"{name.partition('::')[2]} {count}" for name, count in launches.most_common(5))
         rows.append([precision, optimizer, str(sum(launches.values())), most])
     head = [("precision", ""), ("optimizer", ""), ("launches", "a step"), ("most frequent", "")]
-    print(to_markdown(Table("launches", "Kernel launches of a training step at x2", head, rows, len(rows), [])))
+    print(
+        to_markdown(
+            Table("launches", "Kernel launches of a training step at x2", head, rows, len(rows), [], text_columns=2)
+        )
+    )
     kept = [[p, *(f"{saved_bytes(p, scale) / 1e3:.1f}" for scale in SCALES)] for p in PRECISIONS]
     head = [("precision", ""), *((f"x{scale}", "KB") for scale in SCALES)]
     print(to_markdown(Table("saved", "Kept for the backward pass, for each LR pixel of the batch", head, kept, 2, [])))

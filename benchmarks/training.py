@@ -249,9 +249,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/training.json"), help="JSON file to write")
     parser.add_argument("--rounds", type=positive_int, default=10, help="measured runs of each; medians are shown")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
-    parser.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), help="default: those that the device has")
-    parser.add_argument("--optimizers", nargs="+", choices=tuple(OPTIMIZERS), help="default: adam; on a GPU all")
-    parser.add_argument("--compile", action="store_true", help="rows with --compile as well; on a GPU always")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=("fp32", "bf16"), help="to measure (default: those that the device has)"
+    )
+    parser.add_argument(
+        "--optimizers", nargs="+", choices=tuple(OPTIMIZERS), help="to measure (default: adam; on a GPU all)"
+    )
+    parser.add_argument("--compile", action="store_true", help="measure --compile as well; on a GPU always")
     parser.add_argument("--quick", action="store_true", help="a first look: two rounds, nothing written")
     args = parser.parse_args()
     device, rounds = pick_device(args.device), 2 if args.quick else args.rounds
@@ -315,6 +319,7 @@ def tables(
             fractions,
             len(fractions),
             [],
+            text_columns=2,
         ),
     ]
 
@@ -341,7 +346,8 @@ def steps_table(steps: dict[str, dict[str, float]], memory: dict[str, dict[str, 
         "fraction": "of the rate of bf16 convolutions",
         "peak memory": "GB for the step",
     }
-    return Table("training", f"Training steps, {device_name(device)}", list(columns.items()), rows, len(rows), [])
+    title = f"Training steps, {device_name(device)}"
+    return Table("training", title, list(columns.items()), rows, len(rows), [], text_columns=2)
 
 
 if __name__ == "__main__":

@@ -91,4 +91,5 @@ class _Help(argparse.HelpFormatter):
         text, default = action.help or "", action.default
         if "default:" in text or default is None or default is False or default in ([], argparse.SUPPRESS):
             return text
-        return f"{text[:-1]}; default: %(default)s)" if text.endswith(")") else f"{text} (default: %(default)s)"
+        shown = " ".join(map(str, default)) if isinstance(default, list) else "%(default)s"
+        return f"{text[:-1]}; default: {shown})" if text.endswith(")") else f"{text} (default: {shown})"

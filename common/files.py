@@ -44,7 +44,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     if path.is_dir():
         raise InputError(f"{path} is a folder, but a file is to be written there: name a file")
     if path.exists() and not path.is_file():
-        raise InputError(f"{path} is no ordinary file but a device or the like: name a file")
+        raise InputError(f"{path} is not a regular file but a device or the like: name a file")
     make_dir(path.parent)
     suffix = path.suffix if len(os.fsencode(path.suffix)) <= MAX_SUFFIX_BYTES else ""
 

@@ -32,7 +32,7 @@ def progress(
     hide: bool = False,
     unit_scale: bool = False,
 ) -> tqdm:
-    """A tqdm bar on stderr; where that is no terminal it is a new line every 20 seconds in place of ten times a second.
+    """A tqdm bar on stderr; where that is not a terminal, a new line every 20 seconds.
 
     `unit_scale`: 3,530,603,713 is shown as 3.53G.
     """

@@ -28,12 +28,8 @@ def make_demo_set(folder: Path, scales: list[int]) -> None:
 
 def main() -> None:
     parser = CliParser(prog="python -m dataset.demo", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--out", type=Path, default=Path("demo/photographs"), help="folder to write (default: demo/photographs)"
-    )
-    parser.add_argument(
-        "--scales", type=int, nargs="+", choices=SCALES, default=list(SCALES), help="upscaling factors (default: 2 3 4)"
-    )
+    parser.add_argument("--out", type=Path, default=Path("demo/photographs"), help="folder to write")
+    parser.add_argument("--scales", type=int, nargs="+", choices=SCALES, default=list(SCALES), help="upscaling factors")
     args = parser.parse_args()
     make_demo_set(args.out, sorted(set(args.scales)))
 

@@ -211,9 +211,7 @@ def main() -> None:
         help=f"{', '.join(NAMES)}; the test sets share an archive of 250 MB: download them together",
     )
     parser.add_argument("--out", type=Path, default=Path("dataset"), help="where the folders go (default: dataset)")
-    parser.add_argument(
-        "--scales", type=int, nargs="+", choices=SCALES, default=list(SCALES), help="upscaling factors; default: 2 3 4"
-    )
+    parser.add_argument("--scales", type=int, nargs="+", choices=SCALES, default=list(SCALES), help="upscaling factors")
     parser.add_argument("--valid", action="store_true", help="with DIV2K: also the 100 validation images")
     parser.add_argument(
         "--keep_archives", action="store_true", help="keep the archives in OUT/archives after unpacking"

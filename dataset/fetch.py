@@ -36,18 +36,18 @@ NOT_PUBLISHED = "not the published file: it was moved or replaced, or the networ
 def fetch(url: str, target: Path, size: int, digest: str, exact_size: bool = True) -> bool:
     """Downloads `url`, of `size` bytes, to `target`. Returns False, and downloads nothing, if `target` has that hash already.
 
-    `digest`: "sha256:HEX" or "md5:HEX". `exact_size` False: `size` is an estimate, and a file within 25 % of it is accepted if
+    `digest`: "sha256:HEX" or "md5:HEX". `exact_size` False: `size` is an estimate, and a file within 25% of it is accepted if
     its hash is right. A broken connection is retried a few times. After that, after Ctrl-C or on a full
     disk the partial download stays in `target`.part, where the next call resumes. Raises `InputError` if the server cannot
     be reached, does not have the file or keeps breaking the connection; if the disk is full; if another process is
-    downloading the file; if `target` or `target`.part is no ordinary file; and if the hash is wrong, in which case the
+    downloading the file; if `target` or `target`.part is not a regular file; and if the hash is wrong, in which case the
     download is removed.
     """
     algorithm, _, expected = digest.partition(":")
     part, finished = target.with_name(f"{target.name}{PART_SUFFIX}"), False
     for each in (part, target):
         if (each == part and each.is_symlink()) or (each.exists() and not each.is_file()):
-            raise InputError(f"{each} is no ordinary file, but the download goes there: move it away")
+            raise InputError(f"{each} is not a regular file, but the download goes there: move it away")
     if target.exists() and pooch.file_hash(str(target), algorithm) == expected:
         return False
     logger = pooch.get_logger()

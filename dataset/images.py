@@ -59,7 +59,7 @@ class DecodedFile:
 
 
 def list_images(folder: Path | str) -> list[Path]:
-    """The image files directly in `folder` in file-name order; `InputError` if it is no folder or holds none."""
+    """The image files directly in `folder` in file-name order; `InputError` if it is not a folder or holds none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: name a folder of images")

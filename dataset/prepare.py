@@ -81,7 +81,7 @@ def main() -> None:
     task = parser.add_mutually_exclusive_group(required=True)
     task.add_argument("--hr", type=Path, metavar="FOLDER", help="make a test set from the HR images in FOLDER")
     task.add_argument("--verify", type=Path, metavar="FOLDER", help="check a test set against the published one")
-    parser.add_argument("--name", help="with --hr: name of the test set, its folder's too")
+    parser.add_argument("--name", help="with --hr: name of the test set and of its folder")
     parser.add_argument("--out", type=Path, help="with --hr: where the folder goes (default: dataset)")
     add_padding_flag(parser, None, "with --hr: padding of the resize (default: replicate, as the published sets)")
     parser.add_argument(
@@ -89,7 +89,7 @@ def main() -> None:
         type=int,
         nargs="+",
         choices=SCALES,
-        help="upscaling factors, default: 2 3 4; with --verify: those that exist",
+        help="upscaling factors (default: 2 3 4; with --verify, those that exist)",
     )
     args = parser.parse_args()
     scales = sorted(set(args.scales or ())) or None

@@ -30,14 +30,14 @@ class _Member:
 
     path: PurePosixPath
     size: int
-    open: Callable[[], IO[bytes] | None]  # tarfile returns None for what is no file
+    open: Callable[[], IO[bytes] | None]  # tarfile returns None for what is not a file
 
 
 def unpack_images(archive: Path, folder: str, target: Path, count: int) -> None:
     """Extracts the images directly in `folder` of a .zip or .tar file, and nothing else, into the empty folder `target`.
 
     `folder` may have parents in the archive. Raises `InputError` naming the archive if it is damaged or does not hold
-    `count` images there, if any member is no regular file or folder or has an unsafe path, or if the images are a
+    `count` images there, if any member is not a regular file or folder or has an unsafe path, or if the images are a
     decompression bomb; and if there is too little disk space.
     """
     with ExitStack() as stack, _reading(archive):

@@ -54,7 +54,7 @@ def hash_files(files: Iterable[Path], names: bool = True) -> str:
             if not file.exists():
                 raise InputError(f"{file}: no such file")
             if not file.is_file():  # reading a pipe would block
-                raise InputError(f"{file} is no ordinary file but a folder, a pipe or the like: replace or remove it")
+                raise InputError(f"{file} is not a regular file but a folder, a pipe or the like: replace or remove it")
             content = file.read_bytes()
         if names:
             digest.update(f"{file.name}\0{len(content)}\0".encode("utf-8", "surrogatepass"))

@@ -36,7 +36,8 @@ def add_compare_flag(parser: argparse.ArgumentParser) -> None:
         type=parse_compare,
         action="append",
         default=[],
-        help="NAME=FOLDER of SR images, flat or SET/xSCALE/SR",
+        metavar="NAME=FOLDER",
+        help="SR images of another program, flat or SET/xSCALE/SR; may be repeated",
     )
 
 

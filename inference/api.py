@@ -79,7 +79,7 @@ class SRModel:
         if isinstance(image, np.ndarray):
             return self._upscale_array(image)
         if not isinstance(image, Image.Image):
-            raise InputError(f"{type(image).__name__} is no image: give a Pillow image or a NumPy array")
+            raise InputError(f"{type(image).__name__} is not an image: give a Pillow image or a NumPy array")
         if 0 in image.size:
             raise InputError(f"a Pillow image of {image.width}x{image.height} pixels has none to upscale")
         if image.mode == "F" or image.mode.startswith("I;16"):
@@ -99,7 +99,7 @@ class SRModel:
         if not shape or (image.dtype not in (np.uint8, np.uint16) and image.dtype.kind != "f"):
             size = "x".join(map(str, image.shape))
             raise InputError(
-                f"an array {image.dtype} {size} is no image: give uint8, uint16 or floats in [0, 1], {SHAPES}"
+                f"an array {image.dtype} {size} is not an image: give uint8, uint16 or floats in [0, 1], {SHAPES}"
             )
         if image.dtype.kind != "f":
             return upscale_image(from_array(image), self._upscale)

@@ -69,5 +69,5 @@ def output_size(text: str) -> tuple[int, int] | int:
         int(each) if each.isascii() and each.isdigit() and len(each) < 8 else 0 for each in text.lower().split("x")
     ]
     if len(sides) not in (1, 2) or not all(1 <= each <= MAX_SIDE for each in sides):
-        raise argparse.ArgumentTypeError(f"{text} is no size: use WIDTHxHEIGHT such as 800x600, or the longest side")
+        raise argparse.ArgumentTypeError(f"{text} is not a size: use WIDTHxHEIGHT such as 800x600, or the longest side")
     return (sides[0], sides[1]) if len(sides) == 2 else sides[0]

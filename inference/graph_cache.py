@@ -1,4 +1,4 @@
-"""Exported graphs of CFSRCNN kept in a cache folder, since an export takes seconds. Where it cannot be used, it is not.
+"""Exported graphs of CFSRCNN in a cache folder, since an export takes seconds. Without a usable folder, none are kept.
 
 The folder is $CFSRCNN_CACHE, else cfsrcnn in $XDG_CACHE_HOME or ~/.cache. Files are SHA-256 of the graph (32 bytes), graph.
 """

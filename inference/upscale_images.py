@@ -178,7 +178,7 @@ def _fit_size(sr: np.ndarray, size: tuple[int, int] | int | None) -> np.ndarray:
 
 
 def _find_inputs(sources: list[Path], folder: Path, recursive: bool, summary: Summary) -> list[tuple[Path, Path]]:
-    """(file, its subfolder of the output folder) for each image; files in the output folder are no inputs of a tree.
+    """(file, its subfolder of the output folder) for each image; files in the output folder are not inputs.
 
     A source without images, or that cannot be read, is one of the `summary.failures`.
     """

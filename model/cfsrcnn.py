@@ -1,4 +1,4 @@
-"""CFSRCNN in the order of the paper's Figures 1 and 2: stacked FEBs, EB, CB, FRB.
+"""CFSRCNN in the order of the paper's Figures 1 (blocks) and 2 (layers): stacked FEBs, EB, CB, FRB.
 
 Tian et al., "Coarse-to-Fine CNN for Image Super-Resolution", IEEE TMM 23 (2021). 46 layers (47 at x4), 64 channels, no bias
 outside the sub-pixel convolutions. `docs/paper_map.md` maps each box to the code and lists where figures and code differ.
@@ -18,14 +18,14 @@ FEBS = 17
 
 
 class FEU(nn.Conv2d):
-    """Feature extraction unit: the blue box of Figure 1, a 3x3 convolution. Its ReLU is applied where Figure 2 has it."""
+    """Feature extraction unit, a blue box in Figure 1: a 3x3 convolution to 64 channels. The block around it has the ReLU."""
 
     def __init__(self, channels: int = CHANNELS):
         super().__init__(channels, CHANNELS, 3, padding=1, bias=False)
 
 
 class CU(nn.Conv2d):
-    """Compression unit: the olive box of Figure 1, a 1x1 convolution to 64 channels and a ReLU."""
+    """Compression unit, an olive box in Figure 1: a 1x1 convolution to 64 channels and a ReLU."""
 
     def __init__(self, channels: int):
         super().__init__(channels, CHANNELS, 1, bias=False)
@@ -35,9 +35,10 @@ class CU(nn.Conv2d):
 
 
 class FEB(nn.Module):
-    """Feature extraction block k: FEU, concatenation with the previous FEU, ReLU, CU. The first has no previous FEU and
-    the last (k = 17) no CU. Returns the input of the next block, the rectified FEU, and the sum of all FEU outputs so far,
-    before their ReLU, for the EB.
+    """Feature extraction block k, a green box in Figure 1: FEU, concatenation with the previous FEU's output, ReLU, CU.
+
+    The first (k = 1) has no previous FEU, the last (k = 17) no CU. Returns the next block's input, the rectified FEU output,
+    and for the EB the sum of the FEU outputs so far, of which only the first is rectified.
 
     The ReLU is applied before the concatenation, which is equivalent: each FEU output is rectified once instead of twice.
     """
@@ -50,15 +51,15 @@ class FEB(nn.Module):
     def forward(self, x: Tensor, previous: Tensor | None, feu_sum: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         feu = self.feu(x)
         if previous is None or feu_sum is None:
-            feu = relu_(feu)  # the first FEU alone is rectified wherever it is used
+            feu = relu_(feu)  # unlike in Figure 2, the sum gets the rectified output of the first FEU
             return self.cu(feu), feu, feu.clone()  # the sum, which grows in place
         feu_sum += feu
         feu = relu_(feu)
-        return self.cu(torch.cat([previous, feu], 1)), feu, feu_sum
+        return self.cu(torch.cat([previous, feu], 1)), feu, feu_sum  # cat: Nx128xHxW
 
 
 class EB(nn.Module):
-    """Enhancement block: a FEU on the last FEB's output, plus the sum of all 17 FEU outputs, ReLU, five FEUs with ReLU."""
+    """Enhancement block (Figures 1 and 2, right): FEU, plus the sum of all 17 FEU outputs, ReLU; five FEUs, each with ReLU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,8 +73,9 @@ class EB(nn.Module):
 
 
 class CB(nn.Module):
-    """Construction block: one shared sub-pixel upsampler on the EB's output and on the first FEU's, their sum, ReLU.
+    """Construction block, purple in Figures 1 and 2: one shared sub-pixel upsampler for two inputs, their sum, and a ReLU.
 
+    The inputs are the outputs of the EB and of the first FEU. The figures do not show the ReLU.
     Computed by `upsample.forward_sum`, in one pass instead of two (7% fewer MACs at x2, 14% at x4). `merge = False`
     selects the reference computation of Figure 2; a test checks that both give the same result.
     """
@@ -91,7 +93,7 @@ class CB(nn.Module):
 
 
 class FRB(nn.Module):
-    """Feature refinement block: five FEUs with ReLU at the SR size, then a 3x3 convolution to RGB."""
+    """Feature refinement block (Figures 1 and 2, lower left), at SR size: five FEUs, each with ReLU; 3x3 convolution to RGB."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -72,7 +72,7 @@ _reported: set[str] = set()
 def read_state_dict(path: Path | str) -> StateDict:
     """The state dict in a weight file, unwrapped and without the prefixes of wrappers. No code in the file is ever executed.
 
-    What was taken off is reported once per file on stderr. Raises `InputError` if the file is missing, is no weight file,
+    What was taken off is reported once per file on stderr. Raises `InputError` if the file is missing, is not a weight file,
     or is a pickle of more than weights.
     """
     path = Path(path)
@@ -87,7 +87,7 @@ def read_state_dict(path: Path | str) -> StateDict:
     except InputError:
         raise
     except Exception as error:  # torch.load raises nearly anything for a damaged file
-        raise InputError(f"{path} is no readable weight file ({summarize_exception(error)[:120]})") from None
+        raise InputError(f"{path} is not a readable weight file ({summarize_exception(error)[:120]})") from None
     if isinstance(loaded, dict) and loaded.keys() >= TRAINING_STATE_KEYS:
         raise InputError(
             f"{path} is the state of a training run, for --resume: its weights are in the .pth files beside it"
@@ -154,7 +154,7 @@ def safe_torch_load(path: Path) -> Any:
     with open(path, "rb") as file:
         if (start := file.read(2))[:1] != pickle.PROTO and start != b"PK":
             what = f"starts with {start!r}, not as a pickle or zip file" if start else "is empty"
-            raise InputError(f"{path} is no PyTorch weight file: it {what}")
+            raise InputError(f"{path} is not a PyTorch weight file: it {what}")
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > max(path.stat().st_size * 2, 1 << 20):
@@ -349,7 +349,9 @@ def _identify(path: Path, state: StateDict) -> tuple[str, nn.Module, tuple[int, 
         if nets:
             return model, next(iter(nets.values())), tuple(nets)
     first = next(iter(state))
-    raise InputError(f"{path} is no CFSRCNN checkpoint, nor of any network in model/: its first tensor is {first}")
+    raise InputError(
+        f"{path} is not a CFSRCNN checkpoint, nor one of another network in model/: its first tensor is {first}"
+    )
 
 
 def main() -> None:
@@ -369,7 +371,7 @@ def main() -> None:
         return
     info = inspect_state_dict(state)
     if info is None:
-        raise InputError(f"{args.input} is no CFSRCNN checkpoint: its first tensor is {next(iter(state))}")
+        raise InputError(f"{args.input} is not a CFSRCNN checkpoint: its first tensor is {next(iter(state))}")
     ensure_not_input(args.output, [args.input])
     save_state_dict(to_authors(state) if args.format == "authors" else to_native(state), args.output)
     print(f"wrote {args.output} ({args.format} format, {', '.join(f'x{scale}' for scale in info.scales)})")

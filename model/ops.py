@@ -1,4 +1,4 @@
-"""Building blocks that are not the paper's own: mean shift, sub-pixel upsampler, a float32 convolution, a fast ReLU."""
+"""What the blocks of `model/cfsrcnn.py` are made of: mean shift, sub-pixel convolution, float32 convolution, fast ReLU."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class _SubPixel(nn.Module):
 
 
 class UpsampleBlock(nn.Module):
-    """Sub-pixel upsampler, NxCxHxW -> NxCx(scale*H)x(scale*W), without activations.
+    """The sub-pixel convolution of Figures 1 and 2, NxCxHxW -> NxCx(scale*H)x(scale*W), without activations.
 
     With `multi_scale=True` it holds one per scale, and `forward` takes the scale of the batch: 2, 3 or 4.
     """

@@ -230,7 +230,7 @@ def test_the_memory_benchmark_gives_the_peak_of_the_command(command, expect_erro
     assert outcome.code == 0 and "24x20 at x2" in outcome.out, outcome
     name, peak, seconds = outcome.out.strip().splitlines()[-1].strip("| ").split(" | ")
     assert name == "fp32" and 0.1 < float(peak) < 8 and float(seconds) >= 1
-    expect_error("--size: 4K is no size such as 3840x2160", *argv, "--size", "4K")
+    expect_error("--size: 4K is not a size such as 3840x2160", *argv, "--size", "4K")
 
 
 def test_the_compiled_network_has_a_row_where_it_is_asked_for():

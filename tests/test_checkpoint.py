@@ -194,7 +194,7 @@ def test_a_file_of_another_network_says_what_it_holds(expect_error, upscale, tmp
     expect_error(
         "does not fit --model cfsrcnn --scale 2: it is a file of 1 tensors such as entry.conv.weight", *upscale(file)
     )
-    expect_error("is no CFSRCNN checkpoint", "-m", "model.checkpoint", "show", file)
+    expect_error("is not a CFSRCNN checkpoint", "-m", "model.checkpoint", "show", file)
 
 
 def test_a_missing_file_is_named(expect_error, tmp_path):
@@ -258,7 +258,7 @@ def test_the_trap_of_this_test_would_spring(tmp_path):
 def test_old_pickle_protocols_are_not_even_tried(expect_error, tmp_path, protocol):
     marker, file = tmp_path / "marker", tmp_path / "trap.pth"
     file.write_bytes(pickle.dumps(Trap(marker), protocol=protocol))
-    expect_error("is no PyTorch weight file", "-m", "model.checkpoint", "show", file)
+    expect_error("is not a PyTorch weight file", "-m", "model.checkpoint", "show", file)
     assert not marker.exists()
 
 
@@ -301,16 +301,16 @@ def sparse(path: Path, state: dict) -> None:
 
 
 UNREADABLE = [
-    (text, "w.pth", "is no PyTorch weight file"),
-    (empty, "w.pth", "is no PyTorch weight file"),
-    (half, "w.pth", "is no readable weight file"),
+    (text, "w.pth", "is not a PyTorch weight file"),
+    (empty, "w.pth", "is not a PyTorch weight file"),
+    (half, "w.pth", "is not a readable weight file"),
     (bomb, "w.pth", "has an implausible compression ratio"),
     (numbers, "w.pth", "holds no weights"),
     (nothing, "w.pth", "holds no weights"),
     (sparse, "w.pth", "holds no weights"),
-    (text, "w.safetensors", "is no readable weight file"),
-    (empty, "w.safetensors", "is no readable weight file"),
-    (half, "w.safetensors", "is no readable weight file"),
+    (text, "w.safetensors", "is not a readable weight file"),
+    (empty, "w.safetensors", "is not a readable weight file"),
+    (half, "w.safetensors", "is not a readable weight file"),
 ]
 
 

@@ -55,6 +55,17 @@ def test_help_groups_the_flags_and_gives_the_papers_values(command, program):
     assert ("(paper: 77; default: 64)" if program == TRAIN else "(paper: fp32)") in text
 
 
+@pytest.mark.parametrize(
+    ("program", "phrase"),
+    [
+        (["div2h5.py"], "scales of the LR images (default: 2 3 4)"),
+        (["-m", "benchmarks.training"], "precisions of the optimized steps (default: fp32 bf16)"),
+    ],
+)
+def test_help_shows_a_default_as_it_is_typed(command, program, phrase):
+    assert phrase in " ".join(command(*program, "--help").out.split())
+
+
 @pytest.mark.parametrize("digits", [401, 5001], ids=["no_float", "no_int"])
 @pytest.mark.parametrize("program", COUNTS, ids=lambda program: " ".join(map(str, program[:2])))
 def test_numbers_of_any_size_are_one_short_line(expect_error, program, digits, tmp_path, monkeypatch):

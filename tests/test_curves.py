@@ -143,7 +143,7 @@ def test_an_unusable_log_or_ending_is_one_line(expect_error, tmp_path):
         line(step=10**400),
     ):
         log.write_text(good + bad)
-        expect_error("log.jsonl, line 5 is no line of a training log", *CURVES, log, "--out", out)
+        expect_error("log.jsonl, line 5 is not a line of a training log", *CURVES, log, "--out", out)
     log.write_bytes(b"\xff\xfe\x00")
-    expect_error("line 1 is no line", *CURVES, log, "--out", out)
+    expect_error("line 1 is not a line", *CURVES, log, "--out", out)
     assert not out.exists()

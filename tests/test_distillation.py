@@ -173,7 +173,7 @@ def test_places_that_cannot_take_the_output_are_one_line(expect_error, teachers,
     (tmp_path / "file.h5.parts").touch()
     (tmp_path / "link.h5.parts").symlink_to(tmp_path)
     for name in ("file.h5", "link.h5"):
-        expect_error(f"{name}.parts is no folder", *argv, "--out", tmp_path / name)
+        expect_error(f"{name}.parts is not a folder", *argv, "--out", tmp_path / name)
     expect_error("is given twice", *argv, *teachers, "--out", tmp_path / "out.h5")
     expect_error("it is a folder", *argv, "--teacher", f"bsrn={tmp_path}", "--out", tmp_path / "out.h5")
 

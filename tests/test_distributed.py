@@ -96,7 +96,7 @@ def test_torchrun_goes_on_where_one_process_stopped(data, alone, tmp_path):
     ("in_the_way", "flags", "phrase"),
     [
         (None, ["--patch_size", 50], "--patch_size 50"),
-        ("cfsrcnn.json", ["--resume"], "cfsrcnn.json is no record of a run"),
+        ("cfsrcnn.json", ["--resume"], "cfsrcnn.json is not the record of a run"),
         ("cfsrcnn_3.pth", ["--resume"], "cfsrcnn_3.pth is a folder"),  # which the first process finds after some steps
     ],
 )

@@ -125,7 +125,7 @@ def test_nothing_but_a_file_is_written_to(expect_error, data_server, download, t
     (tmp_path / "data/archives").mkdir(parents=True)
     (tmp_path / "data/precious").mkdir()
     make(tmp_path / "data/archives" / name)
-    expect_error(f"archives/{name} is no ordinary file", *download("Set5"))
+    expect_error(f"archives/{name} is not a regular file", *download("Set5"))
     assert not data_server.asked
 
 
@@ -135,7 +135,7 @@ def test_a_link_in_place_of_the_part_is_not_followed(expect_error, data_server, 
     part = leave_part(tmp_path, b"")
     part.unlink()
     part.symlink_to(precious)
-    expect_error(f"{HR}.part is no ordinary file", *download("DIV2K"))
+    expect_error(f"{HR}.part is not a regular file", *download("DIV2K"))
     assert precious.read_text() == "mine" and not data_server.asked
 
 

@@ -393,8 +393,8 @@ def test_a_missing_package_is_named_at_once(expect_error, monkeypatch, tmp_path)
 
 def test_bad_flags_are_refused(expect_error, test_set, tmp_path):
     argv = ["-m", "benchmarks.gpu_session", "--device", "cpu", "--images"]
-    expect_error("is no folder", *argv, tmp_path / "none", "--minutes", 1)
-    expect_error("--validation nowhere is no folder", *argv, tmp_path, "--minutes", 1, "--validation", "nowhere")
+    expect_error("is not a folder", *argv, tmp_path / "none", "--minutes", 1)
+    expect_error("--validation nowhere is not a folder", *argv, tmp_path, "--minutes", 1, "--validation", "nowhere")
     expect_error("--minutes: 0 is not a number of minutes above zero", *argv, tmp_path, "--minutes", 0)
     shutil.copytree(test_set / "x2", tmp_path / "part/x2")
     expect_error("part has x2 but no x3", *argv, tmp_path, "--minutes", 1, "--validation", tmp_path / "part")

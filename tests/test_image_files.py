@@ -234,8 +234,8 @@ def test_webp_is_lossless_by_default(upscaled, tmp_path):
     [
         (["--format", "png", "--quality", "9"], "only --format jpg and webp have a quality: leave out --quality"),
         (["--quality", "101", "--format", "jpg"], "101 is not a whole number from 1 to 100"),
-        (["--resize", "0x5"], "0x5 is no size"),
-        (["--resize", "big"], "big is no size"),
+        (["--resize", "0x5"], "0x5 is not a size"),
+        (["--resize", "big"], "big is not a size"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(expect_error, tmp_path, flags, phrase):

@@ -137,6 +137,6 @@ def test_a_log_that_is_no_file_is_named_before_the_first_step(train, tmp_path):
     outcome = train("--max_steps", 1)
     assert (
         outcome.code == 2
-        and "log.jsonl is no ordinary file" in outcome.err
+        and "log.jsonl is not a regular file" in outcome.err
         and not list((tmp_path / "run").glob("*.pth"))
     )

@@ -133,7 +133,7 @@ def test_ones_own_network_gets_a_row_beside_ours(command, argv, data, mine, tmp_
 
 
 def test_its_results_are_measured_again_if_its_code_changes(command, argv, mine, plug_in, tmp_path):
-    """Also in modules that it imports, and if `Net` is no class of its own module."""
+    """Also in modules that it imports, and if `Net` is not a class of its own module."""
     mine("mine", 2)
     argv += ["--sets", "Set5", "--scales", 2, "--peers", tmp_path / "peers"]
     half, imports = (

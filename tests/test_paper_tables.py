@@ -262,7 +262,7 @@ def test_bad_folders_and_files_are_one_line(expect_error, argv, tmp_path, forbid
     (tmp_path / "locked").mkdir()
     expect_error("locked cannot be opened (Permission denied)", *argv, "--data", tmp_path / "locked")
     (tmp_path / "bad.pth").write_text("no weights")
-    expect_error("bad.pth is no PyTorch weight file", *argv, "--checkpoints", tmp_path / "bad.pth")
+    expect_error("bad.pth is not a PyTorch weight file", *argv, "--checkpoints", tmp_path / "bad.pth")
     (tmp_path / "links").mkdir()
     (tmp_path / "links/moved.pth").symlink_to("elsewhere.pth")
     expect_error("moved.pth is a link to a file that does not exist", *argv, "--checkpoints", tmp_path / "links")
@@ -356,11 +356,11 @@ def test_names_of_images_that_are_no_text_are_measured(command, argv, tmp_path):
 def test_pipes_are_not_waited_for(expect_error, argv, shelf, tmp_path):
     (tmp_path / "out/measured").mkdir(parents=True)
     os.mkfifo(tmp_path / "out/measured/Set5_x2_bicubic_paper.json")
-    expect_error("Set5_x2_bicubic_paper.json is no ordinary file", *argv)
+    expect_error("Set5_x2_bicubic_paper.json is not a regular file", *argv)
     (tmp_path / "data/Set5").mkdir(parents=True)
     shutil.copy(next((shelf / "data/Set5/x2").glob("*_HR.png")), tmp_path / "data/Set5/a.png")
     os.mkfifo(tmp_path / "data/Set5/pipe.png")
-    expect_error("pipe.png is no ordinary file", *argv, "--data", tmp_path / "data")
+    expect_error("pipe.png is not a regular file", *argv, "--data", tmp_path / "data")
 
 
 def test_run_times_come_from_the_benchmarks_file(command, expect_error, argv, tmp_path):

@@ -83,7 +83,7 @@ def test_tables_are_written_between_the_markers(command, expect_error, records, 
         (0, {"after": ["nobody"]}, "there is no stage nobody"),
         (0, {"gpus": 1}, "stage first needs either threads or gpus"),
         (1, {"seconds": 0}, "stage targets needs either log and run, or seconds"),
-        (1, {"wattage": 100}, "is no records file"),
+        (1, {"wattage": 100}, "is not a records file"),
     ],
 )
 def test_a_mistake_in_the_list_is_one_line(expect_error, records, number, change, phrase):
@@ -95,4 +95,4 @@ def test_a_mistake_in_the_list_is_one_line(expect_error, records, number, change
 def test_a_missing_or_broken_file_is_one_line(expect_error, tmp_path):
     expect_error("none.json does not exist", "-m", "training.records", tmp_path / "none.json")
     (tmp_path / "broken.json").write_text("[1, 2")
-    expect_error("broken.json is no records file", "-m", "training.records", tmp_path / "broken.json")
+    expect_error("broken.json is not a records file", "-m", "training.records", tmp_path / "broken.json")

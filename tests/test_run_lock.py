@@ -109,7 +109,7 @@ def test_a_lock_file_that_leads_elsewhere_is_not_followed(tmp_path):
 def test_a_lock_that_is_no_file_is_named_and_not_waited_for(expect_error, tmp_path, make):
     (tmp_path / "runs").mkdir()
     make(tmp_path / "runs/run.lock")
-    expect_error("run.lock is no ordinary file", "train.py", *flags(tmp_path))
+    expect_error("run.lock is not a regular file", "train.py", *flags(tmp_path))
     assert os.listdir(tmp_path / "runs") == ["run.lock"]
 
 

@@ -88,7 +88,7 @@ def test_a_start_that_fails_leaves_the_record_as_it_was(command, expect_error, a
     log = tmp_path / "run/log.jsonl"
     log.unlink()
     log.mkdir()
-    expect_error("log.jsonl is no ordinary file", *argv, "--resume")
+    expect_error("log.jsonl is not a regular file", *argv, "--resume")
     assert (tmp_path / "run/cfsrcnn.json").read_bytes() == before
 
 
@@ -97,7 +97,7 @@ def test_another_file_of_that_name_is_not_overwritten(expect_error, argv, tmp_pa
     (tmp_path / "run").mkdir()
     path = tmp_path / "run/cfsrcnn.json"
     path.mkdir() if content is None else path.write_text(content)
-    expect_error("cfsrcnn.json is no record of a run", *argv)
+    expect_error("cfsrcnn.json is not the record of a run", *argv)
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["cfsrcnn.json"]
     assert content is None or path.read_text() == content
 

@@ -25,7 +25,7 @@ def test_without_a_limit_the_clock_changes_nothing():
 
 def test_progress_is_the_larger_of_steps_and_time():
     clock = Clock(1.0, 1000)
-    clock.agree(10, 30.0)  # half of the time after 1 % of the steps
+    clock.agree(10, 30.0)  # half of the time after 1% of the steps
     assert clock.schedule_step(10) == 500 and learning_rate(10, COSINE, clock.schedule_step(10)) == pytest.approx(0.5)
     clock.agree(900, 31.0)
     assert clock.schedule_step(900) == 900

@@ -37,4 +37,4 @@ def test_every_cell_runs(cells, monkeypatch, capsys):
     pyplot.close("all")
     scores = names["scores"]
     assert scores["CFSRCNN"].psnr > scores["bicubic"].psnr + 1 and scores["CFSRCNN"].ssim > scores["bicubic"].ssim
-    assert len(names["features"]) == 17 + 5 and "parameters" in capsys.readouterr().out
+    assert len(names["features"]) == 17 + 5 and "1,310,336 parameters" in capsys.readouterr().out

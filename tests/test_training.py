@@ -235,7 +235,7 @@ def test_a_state_that_is_a_pipe_is_not_waited_for(train, tmp_path):
     (tmp_path / "run").mkdir()
     os.mkfifo(tmp_path / "run/cfsrcnn_latest.train.pt")
     outcome = train("run", "--max_steps", 1, "--resume")
-    assert outcome.code == 2 and "cfsrcnn_latest.train.pt is no ordinary file" in outcome.err
+    assert outcome.code == 2 and "cfsrcnn_latest.train.pt is not a regular file" in outcome.err
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_last_good_checkpoint(train, tmp_path):

@@ -135,7 +135,7 @@ def test_a_header_that_promises_too_much_costs_no_memory(expect_error, tmp_path,
 def test_a_pipe_is_not_waited_for_and_not_replaced(expect_error, image_folder, tmp_path):
     os.mkfifo(tmp_path / "a.png")
     expect_error("a.png is not a readable image", *bicubic(tmp_path / "a.png", tmp_path / "out"))
-    expect_error("a.png is no ordinary file", "div2h5.py", "--source", image_folder, "--out", tmp_path / "a.png")
+    expect_error("a.png is not a regular file", "div2h5.py", "--source", image_folder, "--out", tmp_path / "a.png")
     assert (tmp_path / "a.png").is_fifo()
 
 
@@ -197,7 +197,7 @@ def test_links_in_a_circle_and_names_that_are_no_text_are_one_line(expect_error,
     for kind in ("--input", "--test_data_dir"):
         expect_error("loop", *bicubic(image_folder, tmp_path / "loop", kind))
     argv = ["train.py", "--train_data_path", training_set, *SMALL, "--max_steps", 1, "--ckpt_dir", tmp_path / "run"]
-    expect_error("has bytes that are no text", *argv, "--ckpt_name", "a\udcff")
+    expect_error("has bytes that are not text", *argv, "--ckpt_name", "a\udcff")
     expect_error("from 0 to 2^64 - 1", *argv, "--seed", 1 << 64)
     assert not (tmp_path / "run").exists()
 

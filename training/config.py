@@ -95,7 +95,7 @@ def check_flags(args: TrainConfig) -> None:
         raise InputError(f"--ckpt_name {args.ckpt_name!r} must be a plain name, the folder is --ckpt_dir")
     for flag, name in (("ckpt_dir", args.ckpt_dir), ("ckpt_name", args.ckpt_name)):
         if name != os.fsencode(name).decode(errors="replace"):
-            raise InputError(f"--{flag} {name!r} has bytes that are no text, as TensorBoard needs it: choose another")
+            raise InputError(f"--{flag} {name!r} has bytes that are not text, as TensorBoard needs it: choose another")
     with error_context("--ckpt_name"):
         ensure_name_fits(Path(args.ckpt_name), MAX_ENDING)
     if args.batch_size < args.num_gpu:

@@ -69,7 +69,7 @@ def read_log(path: Path) -> list[Run]:
             runs.setdefault(entry["run"], Run(escape_unprintable(str(entry["run"])))).add(entry)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             what = f"no {error}" if isinstance(error, KeyError) else summarize_exception(error)
-            raise InputError(f"{path}, line {number} is no line of a training log ({what}): remove it") from None
+            raise InputError(f"{path}, line {number} is not a line of a training log ({what}): remove it") from None
     if not runs:
         raise InputError(f"{path} is empty: it gets a line at every --print_interval of the training")
     return list(runs.values())

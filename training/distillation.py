@@ -88,7 +88,7 @@ def distill(
     workers = workers or os.cpu_count() or 1
     parts = out.with_name(f"{out.name}.parts")
     if parts.is_symlink() or (parts.exists() and not parts.is_dir()):
-        raise InputError(f"{parts} is no folder, but the finished images go there: move it away")
+        raise InputError(f"{parts} is not a folder, but the finished images go there: move it away")
     with TeacherPool(teachers, scale, pick_device(device), self_ensemble, workers) as pool:
         files = [f"{each.model} {hash_files([each.path], names=False)}" for each in teachers]
         settings = " ".join([FORMAT, f"x{scale}", *files, f"{self_ensemble} {weight!r}"])
@@ -123,7 +123,7 @@ def parse_flags() -> argparse.Namespace:
     """The flags of the command line."""
     parser = CliParser(
         prog="python -m training.distillation",
-        description="Build a training set whose targets teacher networks computed.",
+        description="Build a training set whose targets are the mean output of teacher networks.",
     )
     parser.add_argument("--scale", type=int, choices=SCALES, required=True, help="upscaling factor")
     parser.add_argument(
@@ -132,7 +132,7 @@ def parse_flags() -> argparse.Namespace:
         action="append",
         required=True,
         metavar="NAME=FILE",
-        help="a network model/NAME.py and its weights for the scale; several: the mean of their outputs",
+        help="a network model/NAME.py and its weights for the scale; may be repeated: the outputs are averaged",
     )
     parser.add_argument(
         "--source", type=Path, nargs="+", required=True, help="folders of images, or DIV2K, as in div2h5.py"
@@ -148,11 +148,15 @@ def parse_flags() -> argparse.Namespace:
         metavar="A",
         help="target = A * teachers + (1 - A) * HR (default: 1)",
     )
-    add_padding_flag(parser, "replicate", "of the resize that makes LR images")
+    add_padding_flag(parser, "replicate", "padding of the resize that makes LR images")
     parser.add_argument("--workers", type=non_negative_int, default=0, help="processes (default: one per CPU core)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     parser.add_argument(
-        "--hold_out", type=non_negative_int, default=0, metavar="N", help="as in div2h5.py, which leaves out the same"
+        "--hold_out",
+        type=non_negative_int,
+        default=0,
+        metavar="N",
+        help="as in div2h5.py: leave out N images, the same",
     )
     parser.add_argument(
         "--shrink",

@@ -47,7 +47,7 @@ class LaunchEnvironment:
 
     @classmethod
     def read(cls) -> LaunchEnvironment:
-        """Raises `LaunchError` for values that are no numbers or do not fit together."""
+        """Raises `LaunchError` for values that are not numbers or do not fit together."""
         world_size = _read_number("WORLD_SIZE", 1, least=1)
         if world_size > 1 and not os.environ.get("RANK", "").strip():
             raise LaunchError(f"WORLD_SIZE is {world_size}, but RANK is missing: {FIX_LAUNCH}")

@@ -119,7 +119,7 @@ class TrainingLog:
 
     def _truncate_file(self, step: int) -> None:
         if self._path.exists() and not self._path.is_file():
-            raise InputError(f"{self._path} is no ordinary file, but the log is to be written there: move it away")
+            raise InputError(f"{self._path} is not a regular file, but the log is to be written there: move it away")
         if self._path.is_file():
             with locked(self._path.parent):  # runs of other names may write to the same log
                 self._truncate_after(step)

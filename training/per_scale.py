@@ -27,7 +27,7 @@ class PerScaleDDP(nn.Module):
 
     def __init__(self, net: nn.Module, wrap: Callable[[nn.Module], DistributedDataParallel]):
         super().__init__()
-        self._net, self._wrap = [net], wrap  # in a list, so that its weights are no weights of this module
+        self._net, self._wrap = [net], wrap  # in a list, so that its weights are not weights of this module
         self._replicas: dict[int, DistributedDataParallel] = {}
         self._unused: dict[int, set[str]] = {}
         self._watched: set[str] = set()

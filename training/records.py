@@ -76,7 +76,7 @@ class Records:
         except FileNotFoundError:
             raise InputError(f"{path} does not exist: name a records file, such as docs/records.json") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is no records file ({summarize_exception(error)})") from None
+            raise InputError(f"{path} is not a records file ({summarize_exception(error)})") from None
         self._folder = path.parent
         self._points: list[Point] = []
         for stage in self._stages.values():

@@ -49,7 +49,7 @@ def run_lock(folder: Path, name: str) -> Iterator[None]:
 def _take(path: Path, name: str) -> int:
     for attempt in range(MAX_TRIES):
         if _is_odd(path):
-            raise InputError(f"{path} is no ordinary file, but the lock of the run is to be there: move it away")
+            raise InputError(f"{path} is not a regular file, but the lock of the run is to be there: move it away")
         handle = os.open(path, os.O_RDWR | os.O_CREAT | NOFOLLOW, 0o666)
         locked, holder = try_lock(handle), _read(handle)
         if locked is False and holder is None and attempt + 1 < MAX_TRIES:

@@ -64,7 +64,7 @@ def _read(path: Path) -> list:
     with suppress(ValueError, KeyError, TypeError):
         if path.is_file() and isinstance(starts := parse_json(path.read_bytes())["starts"], list):
             return starts
-    raise InputError(f"{path} is no record of a run, but one is to be written there: move it away")
+    raise InputError(f"{path} is not the record of a run, but one is to be written there: move it away")
 
 
 def describe_device(device: torch.device) -> str:

@@ -111,7 +111,9 @@ class TrainingState:
                 "--ckpt_dir or --ckpt_name"
             )
         if not self.path.is_file():
-            raise InputError(f"{self.path} is no ordinary file, but the state of the run is to be there: move it away")
+            raise InputError(
+                f"{self.path} is not a regular file, but the state of the run is to be there: move it away"
+            )
         with self._readable():
             saved = safe_torch_load(self.path)
             saved.setdefault("elapsed", saved["seconds"])  # states of before --max_minutes have neither
