@@ -220,11 +220,13 @@ def _holds_images(folder: Path) -> bool:
 
 
 def _misfit(folder: Path, test_set: BenchmarkSet) -> str | None:
-    """Why the images in `folder` are not those of a test set: one is missing, or the first is of another size."""
+    """Why the images in `folder` are not those of a test set: there is none of its names, or the first is of another size.
+
+    If only some are missing, measuring says which.
+    """
     found = match_sr(folder, test_set.pairs)
-    if missing := next((pair for pair in test_set.pairs if pair.hr_path not in found), None):
-        return _missing(folder, missing)
-    pair = test_set.pairs[0]
+    if (pair := next((pair for pair in test_set.pairs if pair.hr_path in found), None)) is None:
+        return _missing(folder, test_set.pairs[0])
     try:
         with Image.open(found[pair.hr_path], formats=FORMATS) as image:
             (width, height), (rows, columns) = image.size, pair.read()[0].shape[:2]
