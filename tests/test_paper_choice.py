@@ -97,6 +97,14 @@ def test_only_the_named_sets_and_scales_are_measured_and_listed(command, argv, t
     assert outcome.out.count(", cached") == 2  # of another choice
 
 
+@pytest.mark.parametrize("protocol", ["paper", "rounded"])
+def test_each_table_says_whether_it_is_measured_like_the_papers(command, argv, tmp_path, protocol):
+    assert command(*argv, "--sets", "Set5", "--scales", 2, "--protocol", protocol).code == 0
+    for name in ("overview.md", "overview.tex", "table4_set5.md", "table4_set5.tex"):
+        text = (tmp_path / "out" / name).read_text()
+        assert ("the paper truncates SR to 8 bits: not comparable" in text) == (protocol == "rounded"), name
+
+
 def test_an_unknown_set_or_scale_is_one_line(expect_error, argv, tmp_path):
     expect_error("Set6 is none of Set5, Set14, B100, Urban100, 720p", *argv, "--sets", "Set5", "Set6")
     expect_error("invalid choice: 5 (choose from 2, 3, 4)", *argv, "--scales", 2, 5)
