@@ -12,7 +12,7 @@ from PIL import Image
 
 from common import SCALES
 from common.errors import InputError, error_context, searched_in, translate_access_errors
-from common.files import realpath
+from common.files import named_path, realpath
 from common.progress import progress
 from dataset.benchmark_set import BenchmarkSet, ImagePair, normalize_name
 from dataset.images import EXTENSIONS, FORMATS, read_rgb
@@ -71,7 +71,8 @@ def require_sr(root: Path, pair: ImagePair) -> Path:
 
     `root`: as in `locate_sr`; the test set is named like one of the folders around the HR image.
     """
-    around = [folder.name for folder in realpath(pair.hr_path).parents[:3] if folder.name]
+    parents = [folder for path in (named_path, realpath) for folder in path(pair.hr_path).parents[:3]]
+    around = list(dict.fromkeys(folder.name for folder in parents if folder.name))
     place = locate_sr(root, around, pair.scale)[0] or root
     beside = _entries(pair.hr_path.parent)
     others = [each for each in beside if each.suffix.lower() in EXTENSIONS and not each.stem.endswith("LR")]

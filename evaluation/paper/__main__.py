@@ -18,7 +18,7 @@ from common import SCALES
 from common.cli import CliParser
 from common.device import pick_device
 from common.errors import FailureLog, InputError, escape_unprintable, run_cli, translate_access_errors
-from common.files import atomic_write, make_dir
+from common.files import atomic_write, make_dir, named_path
 from common.malloc import tune_malloc
 from common.tables import Table, to_markdown, write_table
 from dataset.benchmark_set import BenchmarkSet, available_scales, open_test_set
@@ -113,7 +113,7 @@ def open_sets(args: argparse.Namespace, sets: list[BenchmarkInfo], failures: Fai
     So are missing ones that --sets names. Raises `InputError` if --data is itself a test set.
     """
     folders: dict[str, Path] = find_sets(args.data)
-    if not folders and known_set(args.data.resolve().name):
+    if not folders and known_set(named_path(args.data).name):
         around = os.path.normpath(args.data / "..")
         raise InputError(f"--data {args.data} is a test set itself: name the folder around it, {around}")
     found: TestSets = {}
