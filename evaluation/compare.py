@@ -183,9 +183,10 @@ def match_folders(name: str, root: Path, test_sets: list[BenchmarkSet]) -> dict[
     """Finds the folders of SR images in `root`, as `locate_sr` does: (test set, scale) -> folder.
 
     Without SET or xSCALE in the path, the names and sizes of the images decide. Raises `InputError` if nothing matches or if
-    one folder matches twice.
+    an image matches twice.
     """
     found: dict[tuple[str, int], Path] = {}
+    taken: dict[Path, BenchmarkSet] = {}  # by image, where the path does not say which set and scale it is of
     misfits: list[tuple[bool, str]] = []  # whether there are no images, and what is wrong
     for test_set in test_sets:
         with error_context(f"--compare {name}"):
@@ -193,14 +194,14 @@ def match_folders(name: str, root: Path, test_sets: list[BenchmarkSet]) -> dict[
         why = None if explicit else _misfit(place or root, test_set)
         if place is not None and why is None:
             found[test_set.name, test_set.scale] = place
+            for file in () if explicit else match_sr(place, test_set.pairs).values():
+                if (other := taken.setdefault(file, test_set)) is not test_set:
+                    raise InputError(
+                        f"--compare {name}={root}: the images in {place} would match {other.name} x{other.scale} and "
+                        f"{test_set.name} x{test_set.scale}: lay them out as SET/xSCALE/"
+                    )
         elif why:
             misfits.append((place is None, why))
-    for key, place in found.items():
-        if twice := next((other for other, where in found.items() if where == place and other != key), None):
-            raise InputError(
-                f"--compare {name}={root}: the images in {place} would match {key[0]} x{key[1]} and "
-                f"{twice[0]} x{twice[1]}: lay them out as SET/xSCALE/"
-            )
     if not found:
         sets = ", ".join(f"{each.name} x{each.scale}" for each in test_sets) or "none"
         why = "".join(f"; {why}" for _, why in sorted(misfits, key=lambda each: each[0])[:1])
