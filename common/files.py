@@ -162,6 +162,11 @@ def realpath(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def named_path(path: Path) -> Path:
+    """The absolute path without `.` and `..`, but with links: for names, since the user knows a folder by its link's."""
+    return Path(os.path.abspath(path))
+
+
 def ensure_free_space(folder: Path, size: int) -> None:
     """`InputError` if fewer than `size` bytes are free on the disk of `folder`, which need not exist yet."""
     there = next(each for each in (realpath(folder), *realpath(folder).parents) if each.exists())

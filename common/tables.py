@@ -112,4 +112,5 @@ def _latex_cell(cell: str) -> str:
         return "--"
     if re.fullmatch(r"[+-]\d+\.\d+", cell):
         return f"${cell}$"
-    return re.sub(r"/-$", "/--", escape(cell))
+    cell = re.sub(r"/-$", "/--", escape(cell))
+    return re.sub(r"\(([+-]\d+\.\d+)\)$", r"($\1$)", cell)

@@ -16,7 +16,7 @@ import numpy as np
 
 from common import SCALES
 from common.errors import InputError, searched_in
-from common.files import realpath
+from common.files import named_path, realpath
 from dataset.images import EXTENSIONS, DecodedImage, list_images, read_image
 from dataset.imresize import PADDING_MODES, imresize
 from dataset.sources import TEST_SETS, download_command
@@ -96,7 +96,7 @@ def open_test_set(folder: Path | str, scale: int) -> BenchmarkSet:
     names = [pair.sr_name for pair in pairs]
     if twice := next((pair.hr_path for pair in pairs if names.count(pair.sr_name) > 1), None):
         raise InputError(f"{twice} shares its name with another HR image, but for the ending: rename one of them")
-    return BenchmarkSet(folder.resolve().name, scale, pairs)
+    return BenchmarkSet(named_path(folder).name, scale, pairs)
 
 
 def modcrop_and_downscale(

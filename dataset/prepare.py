@@ -29,7 +29,9 @@ def prepare(hr_files: list[Path], folder: Path, scales: list[int], padding: str 
     """
     for scale in scales:
         if (folder / f"x{scale}").exists():
-            raise InputError(f"{folder / f'x{scale}'} exists: remove it or choose another --name")
+            raise InputError(
+                f"{folder / f'x{scale}'} exists: remove it, leave {scale} out of --scales or choose another --name"
+            )
     write_pairs(hr_files, folder, scales, padding, FailureLog())
     say_prepared(hr_files, folder, scales)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError, searched_in
-from common.files import realpath
+from common.files import named_path
 from common.progress import progress
 from dataset.benchmark_set import available_scales, normalize_name, open_test_set
 from dataset.images import list_images
@@ -44,7 +44,7 @@ def verify(folder: Path, scales: list[int] | None = None) -> None:
     """
     if folder.is_file():
         raise InputError(f"{folder} is a file: name the folder of a test set")
-    if re.fullmatch(r"x[0-9]", (place := realpath(folder)).name):
+    if re.fullmatch(r"x[0-9]", (place := named_path(folder)).name):
         raise InputError(f"{folder} is one scale of a test set: name the folder around it, {place.parent.name}")
     name, published = published_set(place.name)
     if not folder.is_dir():

@@ -12,7 +12,7 @@ from PIL import Image
 
 from common import SCALES
 from common.errors import InputError, error_context, searched_in, translate_access_errors
-from common.files import realpath
+from common.files import named_path, realpath
 from common.progress import progress
 from dataset.benchmark_set import BenchmarkSet, ImagePair, normalize_name
 from dataset.images import EXTENSIONS, FORMATS, read_rgb
@@ -72,7 +72,8 @@ def require_sr(root: Path, pair: ImagePair) -> Path:
 
     `root`: as in `locate_sr`; the test set is named like one of the folders around the HR image.
     """
-    around = [folder.name for folder in realpath(pair.hr_path).parents[:3] if folder.name]
+    parents = [folder for path in (named_path, realpath) for folder in path(pair.hr_path).parents[:3]]
+    around = list(dict.fromkeys(folder.name for folder in parents if folder.name))
     place = locate_sr(root, around, pair.scale)[0] or root
     beside = _entries(pair.hr_path.parent)
     others = [each for each in beside if each.suffix.lower() in EXTENSIONS and not each.stem.endswith("LR")]
@@ -183,9 +184,10 @@ def match_folders(name: str, root: Path, test_sets: list[BenchmarkSet]) -> dict[
     """Finds the folders of SR images in `root`, as `locate_sr` does: (test set, scale) -> folder.
 
     Without SET or xSCALE in the path, the names and sizes of the images decide. Raises `InputError` if nothing matches or if
-    one folder matches twice.
+    an image matches twice.
     """
     found: dict[tuple[str, int], Path] = {}
+    taken: dict[Path, BenchmarkSet] = {}  # by image, where the path does not say which set and scale it is of
     misfits: list[tuple[bool, str]] = []  # whether there are no images, and what is wrong
     for test_set in test_sets:
         with error_context(f"--compare {name}"):
@@ -193,14 +195,14 @@ def match_folders(name: str, root: Path, test_sets: list[BenchmarkSet]) -> dict[
         why = None if explicit else _misfit(place or root, test_set)
         if place is not None and why is None:
             found[test_set.name, test_set.scale] = place
+            for file in () if explicit else match_sr(place, test_set.pairs).values():
+                if (other := taken.setdefault(file, test_set)) is not test_set:
+                    raise InputError(
+                        f"--compare {name}={root}: the images in {place} would match {other.name} x{other.scale} and "
+                        f"{test_set.name} x{test_set.scale}: lay them out as SET/xSCALE/"
+                    )
         elif why:
             misfits.append((place is None, why))
-    for key, place in found.items():
-        if twice := next((other for other, where in found.items() if where == place and other != key), None):
-            raise InputError(
-                f"--compare {name}={root}: the images in {place} would match {key[0]} x{key[1]} and "
-                f"{twice[0]} x{twice[1]}: lay them out as SET/xSCALE/"
-            )
     if not found:
         sets = ", ".join(f"{each.name} x{each.scale}" for each in test_sets) or "none"
         why = "".join(f"; {why}" for _, why in sorted(misfits, key=lambda each: each[0])[:1])
@@ -221,11 +223,13 @@ def _holds_images(folder: Path) -> bool:
 
 
 def _misfit(folder: Path, test_set: BenchmarkSet) -> str | None:
-    """Why the images in `folder` are not those of a test set: one is missing, or the first is of another size."""
+    """Why the images in `folder` are not those of a test set: there is none of its names, or the first is of another size.
+
+    If only some are missing, measuring says which.
+    """
     found = match_sr(folder, test_set.pairs)
-    if missing := next((pair for pair in test_set.pairs if pair.hr_path not in found), None):
-        return _missing(folder, missing)
-    pair = test_set.pairs[0]
+    if (pair := next((pair for pair in test_set.pairs if pair.hr_path in found), None)) is None:
+        return _missing(folder, test_set.pairs[0])
     try:
         with Image.open(found[pair.hr_path], formats=FORMATS) as image:
             (width, height), (rows, columns) = image.size, pair.read()[0].shape[:2]

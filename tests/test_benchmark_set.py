@@ -112,6 +112,11 @@ def test_the_set_is_named_after_its_folder_however_it_is_written(authors, ending
     assert open_test_set(ending, 2).name == "Set"
 
 
+def test_a_linked_set_is_named_after_its_link(authors, tmp_path):
+    (tmp_path / "Set5").symlink_to(authors)
+    assert open_test_set(tmp_path / "Set5", 2).name == "Set5"
+
+
 def test_a_sets_scales_are_those_it_can_be_opened_at(authors, edsr, image_folder, tmp_path):
     assert available_scales(authors) == [2, 3]
     shutil.rmtree(edsr / "x2"), shutil.rmtree(edsr / "x3")  # the two fixtures share a folder: EDSR's layout is left

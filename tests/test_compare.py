@@ -93,3 +93,18 @@ def test_without_the_scale_in_the_path_the_size_of_the_images_tells_it(tmp_path,
     place = tmp_path / "theirs" / layout
     write_png(place / "a.png", at_x3.pairs[0].read()[0])
     assert match_folders("EDSR", tmp_path / "theirs", [at_x2, at_x3]) == {("Set5", 3): place}
+
+
+@pytest.mark.parametrize("layout", [".", "Set5"])
+def test_one_folder_may_hold_all_scales_if_the_names_tell_them(tmp_path, layout):
+    write_png(tmp_path / "a.png", np.zeros((60, 72, 3), np.uint8))
+    prepare([tmp_path / "a.png"], tmp_path / "data/Set5", [2, 3])
+    sets = [open_test_set(tmp_path / "data/Set5", scale) for scale in (2, 3)]
+    place = tmp_path / "theirs" / layout
+    for scale in (2, 3):
+        write_png(place / f"a_EDSR_x{scale}.png", np.full((60, 72, 3), scale, np.uint8))
+    assert match_folders("EDSR", tmp_path / "theirs", sets) == {("Set5", 2): place, ("Set5", 3): place}
+    (place / "a_EDSR_x2.png").rename(place / "a.png")
+    (place / "a_EDSR_x3.png").unlink()
+    with pytest.raises(InputError, match="would match Set5 x2 and Set5 x3"):
+        match_folders("EDSR", tmp_path / "theirs", sets)

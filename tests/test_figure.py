@@ -199,10 +199,16 @@ def test_an_image_outside_a_folder_of_its_set_is_told_where_the_others_are(expec
     assert line.endswith(f"; {tmp_path}/theirs/B100/x2/SR has one: name that folder if the image is of B100")
 
 
-def test_what_tcw_sample_wrote_is_compared_as_it_is(command, argv, checkpoint, image_folder, tmp_path, captions):
-    where = ["--test_data_dir", image_folder, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_tcw_sample_wrote_is_compared_as_it_is(
+    command, argv, checkpoint, image_folder, tmp_path, captions, linked
+):
+    if linked:
+        (tmp_path / "Set5").symlink_to(image_folder)
+    folder = tmp_path / "Set5" if linked else image_folder
+    where = ["--test_data_dir", folder, "--scale", 2, "--ckpt_path", checkpoint, "--sample_dir", tmp_path / "out"]
     assert command("tcw_sample.py", *where).code == 0
-    argv[argv.index("--image") + 1] = image_folder / "0000.png"
+    argv[argv.index("--image") + 1] = folder / "0000.png"
     assert command(*argv, "--compare", f"Again={tmp_path / 'out/net'}").code == 0
     assert captions[-1].replace("Again", "CFSRCNN") == captions[-2]
 

@@ -97,6 +97,14 @@ def test_only_the_named_sets_and_scales_are_measured_and_listed(command, argv, t
     assert outcome.out.count(", cached") == 2  # of another choice
 
 
+@pytest.mark.parametrize("protocol", ["paper", "rounded"])
+def test_each_table_says_whether_it_is_measured_like_the_papers(command, argv, tmp_path, protocol):
+    assert command(*argv, "--sets", "Set5", "--scales", 2, "--protocol", protocol).code == 0
+    for name in ("overview.md", "overview.tex", "table4_set5.md", "table4_set5.tex"):
+        text = (tmp_path / "out" / name).read_text()
+        assert ("the paper truncates SR to 8 bits: not comparable" in text) == (protocol == "rounded"), name
+
+
 def test_an_unknown_set_or_scale_is_one_line(expect_error, argv, tmp_path):
     expect_error("Set6 is none of Set5, Set14, B100, Urban100, 720p", *argv, "--sets", "Set5", "Set6")
     expect_error("invalid choice: 5 (choose from 2, 3, 4)", *argv, "--scales", 2, 5)
@@ -196,3 +204,20 @@ def test_why_the_images_of_others_belong_to_no_set_is_said(expect_error, argv, d
     refused("it holds images of other names or suffixes, such as other.png")
     write_png(place / pair.sr_name, pair.read()[1])
     refused(f"{place / pair.sr_name} is 36x30, but {pair.hr_path.name} 72x60")
+
+
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_an_image_of_others_that_is_missing_at_one_scale_does_not_go_unnoticed(
+    expect_error, argv, image_folder, tmp_path, lacking
+):
+    prepare(list_images(image_folder)[:2], tmp_path / "two/Set5", [2, 4])
+    for scale in (2, 4):
+        for number, pair in enumerate(open_test_set(tmp_path / "two/Set5", scale).pairs):
+            if (scale, number) == (4, lacking):
+                missing = pair.sr_name
+            else:
+                write_png(tmp_path / f"theirs/x{scale}" / pair.sr_name, pair.read()[0])
+    argv += ["--data", tmp_path / "two", "--compare", f"EDSR={tmp_path / 'theirs'}"]
+    expect_error(f"{tmp_path / 'theirs/x4'} has neither {missing} nor", *argv)
+    last = records(tmp_path / "out/table4_set5.csv")[-1]
+    assert last["model"] == "EDSR" and last["x2_psnr"] == "inf" and last["x4_psnr"] == ""

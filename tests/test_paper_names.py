@@ -24,11 +24,14 @@ def test_the_papers_numbers_are_all_there():
 
 
 def test_special_characters_are_escaped():
-    cells = [r"a_b & 50% $ #1 {~^\} x2 77x77 net_x2", "-1.25", "-"]
-    table = Table("odd", "Table I. 100%", [("a", ""), ("b", ""), ("c", "")], [cells], 0, [{"a": 1}], 1, ["a\nnote"])
+    cells = [r"a_b & 50% $ #1 {~^\} x2 77x77 net_x2", "-1.25", "30.00/0.9000 (-0.16)", "-"]
+    table = Table("odd", "Table I. 100%", [(name, "") for name in "abcd"], [cells], 0, [{"a": 1}], 1, ["a\nnote"])
     latex = to_latex(table)
     special = r"\{\textasciitilde{}\textasciicircum{}\textbackslash{}\}"
-    assert rf"a\_b \& 50\% \$ \#1 {special} $\times2$ 77$\times$77 net\_x2 & $-1.25$ & -- \\" in latex
+    assert (
+        rf"a\_b \& 50\% \$ \#1 {special} $\times2$ 77$\times$77 net\_x2 & $-1.25$ & 30.00/0.9000 ($-0.16$) & -- \\"
+        in latex
+    )
     assert r"\caption{100\%}" in latex and latex.startswith("% a note\n")
     assert r"a\|b" in to_markdown(Table("odd", "", [("a", "")], [["a|b"]], 1, [{}]))
 

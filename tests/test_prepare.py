@@ -101,7 +101,9 @@ def test_what_stands_there_is_never_overwritten(command, expect_error, source, s
     argv = ("--hr", source, "--name", "Mine", "--out", sets)
     assert command(*PREPARE, *argv, "--scales", 3).code == 0
     before = tree(sets)
-    expect_error(f"{sets / 'Mine' / 'x3'} exists", *PREPARE, *argv, "--scales", 2, 3, 4)
+    expect_error(
+        f"{sets / 'Mine' / 'x3'} exists: remove it, leave 3 out of --scales or", *PREPARE, *argv, "--scales", 2, 3, 4
+    )
     assert tree(sets) == before and not (sets / "Mine/x2").exists()
 
 

@@ -81,6 +81,11 @@ def test_another_spelling_of_the_name_will_do(command, tiny):
     assert command(*VERIFY, tiny.rename(tiny.with_name("lit-tle"))).code == 0
 
 
+def test_a_link_is_known_by_its_own_name(command, tiny):
+    tiny.symlink_to(tiny.rename(tiny.with_name("store")))
+    assert command(*VERIFY, tiny).code == 0
+
+
 def test_lr_images_of_another_tool_are_named(command, expect_error, tiny):
     lr = tiny / "x2/10_SRF_2_LR.png"
     Image.open(tiny / "x2/10_SRF_2_HR.png").resize(Image.open(lr).size, Image.Resampling.BICUBIC).save(lr)

@@ -18,7 +18,7 @@ from common import SCALES
 from common.cli import CliParser
 from common.device import pick_device
 from common.errors import FailureLog, InputError, escape_unprintable, run_cli, translate_access_errors
-from common.files import atomic_write, make_dir
+from common.files import atomic_write, make_dir, named_path
 from common.malloc import tune_malloc
 from common.tables import Table, to_markdown, write_table
 from dataset.benchmark_set import BenchmarkSet, available_scales, open_test_set
@@ -45,6 +45,7 @@ from evaluation.paper.tables_html import write_page
 from inference.upscaler import PROTOCOLS
 
 TITLE = "The paper's tables with our results"
+ROUNDED = "networks are measured with `--protocol rounded`, but the paper truncates SR to 8 bits: not comparable with its rows"
 TestSets = dict[tuple[BenchmarkInfo, int], BenchmarkSet]  # by set and scale
 
 
@@ -90,9 +91,10 @@ def main() -> None:
     make_dir(args.out)
     rows = measure_all(args, checkpoints, peers, test_sets, failures)
     counted = count_all()
-    tables = [overview_table([row for row in rows if row.paper_row == OURS], sets, args.scales)]
+    rounded = [ROUNDED] if args.protocol == "rounded" else []
+    tables = [overview_table([row for row in rows if row.paper_row == OURS], sets, args.scales, rounded)]
     for benchmark in sets:
-        remarks = notes(args, benchmark, rows[0], checkpoints, test_sets)
+        remarks = rounded + notes(args, benchmark, rows[0], checkpoints, test_sets)
         tables.append(quality_table(benchmark, rows, remarks, args.scales))
     tables += [runtime_table(args.out / "inference.json", failures), complexity_table(counted), scale_table(counted)]
     for table in tables:
@@ -111,7 +113,7 @@ def open_sets(args: argparse.Namespace, sets: list[BenchmarkInfo], failures: Fai
     So are missing ones that --sets names. Raises `InputError` if --data is itself a test set.
     """
     folders: dict[str, Path] = find_sets(args.data)
-    if not folders and known_set(args.data.resolve().name):
+    if not folders and known_set(named_path(args.data).name):
         around = os.path.normpath(args.data / "..")
         raise InputError(f"--data {args.data} is a test set itself: name the folder around it, {around}")
     found: TestSets = {}

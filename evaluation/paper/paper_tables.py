@@ -76,7 +76,10 @@ def quality_table(
 
 
 def overview_table(
-    rows: list[MeasuredRow], sets: Sequence[BenchmarkInfo] = SETS, scales: Sequence[int] = SCALES
+    rows: list[MeasuredRow],
+    sets: Sequence[BenchmarkInfo] = SETS,
+    scales: Sequence[int] = SCALES,
+    notes: Sequence[str] = (),
 ) -> Table:
     """CFSRCNN alone, a line per test set and scale: the paper's result, then each of ours with the difference in dB."""
     cells, records = [], []
@@ -94,7 +97,7 @@ def overview_table(
             records.append(record)
     head = [("Dataset", ""), ("scale", ""), ("paper", ""), *((row.label, "(dB to paper)") for row in rows)]
     title = f"{OURS}: PSNR (dB) / SSIM of the paper and measured here"
-    return Table("overview", title, head, cells, len(cells), records, 2)
+    return Table("overview", title, head, cells, len(cells), records, 2, list(notes))
 
 
 def runtime_table(measured: Path, failures: FailureLog) -> Table:
