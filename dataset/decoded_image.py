@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 
 
@@ -32,3 +33,21 @@ def from_array(array: np.ndarray) -> DecodedImage:
     planes = array[:, :, None] if array.ndim == 2 else array
     gray, alpha = planes.shape[2] < 3, planes[:, :, -1] if planes.shape[2] in (2, 4) else None
     return DecodedImage(np.repeat(planes[:, :, :1], 3, 2) if gray else planes[:, :, :3], alpha, gray, None)
+
+
+def fill_transparent(image: DecodedImage) -> np.ndarray:
+    """`rgb`; where programs left one color below full transparency, mostly black or white, that of the nearest visible pixel.
+
+    A resize or a network would mix that color into the visible pixels beside it. Several colors are left as they are: they
+    continue the picture, or mean something else.
+    """
+    if image.alpha is None or (visible := image.alpha > 0).all() or not visible.any():
+        return image.rgb
+    hidden = image.rgb[~visible]
+    if (hidden != hidden[0]).any():
+        return image.rgb
+    where = (~visible).astype(np.uint8)
+    _, nearest = cv2.distanceTransformWithLabels(where, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL)
+    colors = np.zeros((nearest.max() + 1, 3), image.rgb.dtype)
+    colors[nearest[visible]] = image.rgb[visible]
+    return colors[nearest]

@@ -23,6 +23,7 @@ from common.errors import (
 from common.files import DISK_FULL_ERRNOS, ensure_name_fits, make_dir, realpath
 from common.prefetch import BackgroundWriter, prefetch_map
 from common.progress import progress
+from dataset.decoded_image import fill_transparent
 from dataset.image_metadata import ImageMetadata
 from dataset.image_writer import Output, write_output
 from dataset.images import EXTENSIONS, DecodedFile, DecodedImage, read_frames
@@ -150,7 +151,7 @@ def raise_failures(summary: Summary) -> None:
 
 def upscale_image(image: DecodedImage, upscale: Upscale) -> np.ndarray:
     """The image at `scale` times the size, of its type: HxW if gray, else HxWx3; HxWx2 or HxWx4 with alpha (by bicubic)."""
-    sr = upscale(image.rgb)
+    sr = upscale(fill_transparent(image))
     if image.gray:
         sr = _to_gray(sr)
     if image.alpha is None:

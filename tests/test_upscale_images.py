@@ -63,6 +63,22 @@ def test_gray_with_alpha_stays_gray_with_alpha(upscaled):
     assert np.array_equal(np.asarray(out), np.dstack([plain, imresize(ALPHA, 2)]))
 
 
+@pytest.mark.parametrize("hidden", [(0, 0, 0), (255, 0, 255)])
+def test_one_color_that_is_transparent_everywhere_does_not_show_at_the_edges(upscaled, hidden):
+    color = np.full_like(COLOR, (0, 200, 30))
+    plain = np.asarray(upscaled(Image.fromarray(color)))
+    color[ALPHA == 0] = hidden
+    out = np.asarray(upscaled(Image.fromarray(np.dstack([color, ALPHA]))))
+    assert np.array_equal(out[:, :, :3], plain) and np.array_equal(out[:, :, 3], imresize(ALPHA, 2))
+
+
+def test_an_image_without_any_visible_pixel_keeps_its_color(upscaled):
+    color = np.full_like(COLOR, (0, 200, 30))
+    plain = np.asarray(upscaled(Image.fromarray(color)))
+    out = np.asarray(upscaled(Image.fromarray(np.dstack([color, np.zeros_like(ALPHA)]))))
+    assert np.array_equal(out[:, :, :3], plain) and not out[:, :, 3].any()
+
+
 def test_one_transparent_color_becomes_alpha(upscaled):
     black_left = np.where(np.arange(14) < 7, 0, GRAY).astype(np.uint8)
     out = upscaled(Image.fromarray(black_left), transparency=0)
