@@ -44,7 +44,7 @@ def fill_transparent(image: DecodedImage) -> np.ndarray:
     if image.alpha is None or (visible := image.alpha > 0).all() or not visible.any():
         return image.rgb
     hidden = image.rgb[~visible]
-    if (hidden != hidden[0]).any():
+    if len(hidden) == 1 or (hidden != hidden[0]).any():  # of a single pixel it cannot be told
         return image.rgb
     where = (~visible).astype(np.uint8)
     _, nearest = cv2.distanceTransformWithLabels(where, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL)
