@@ -187,7 +187,7 @@ def build_page(app: App) -> Any:
                 image.preprocess = lambda file: file and file.path  # Gradio's own leaves an empty file at each call
                 scale = gr.Radio([(f"x{each}", each) for each in SCALES], value=2, label="Scale", elem_id="scale")
                 ensemble = gr.Checkbox(
-                    label="Self-ensemble", info="slightly better, 8 times as slow", elem_id="ensemble"
+                    label="Self-ensemble", info="slightly better, at 8 times the computation", elem_id="ensemble"
                 )
                 start = gr.Button("Upscale", variant="primary", elem_id="start")
                 download = gr.DownloadButton("Download", interactive=False, elem_id="download")
