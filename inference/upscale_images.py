@@ -181,7 +181,8 @@ def _fit_size(sr: np.ndarray, size: tuple[int, int] | int | None) -> np.ndarray:
 def _find_inputs(sources: list[Path], folder: Path, recursive: bool, summary: Summary) -> list[tuple[Path, Path]]:
     """(file, its subfolder of the output folder) for each image; files in the output folder are not inputs.
 
-    A source without images, or that cannot be read, is one of the `summary.failures`.
+    A file found twice counts once, but a link to another image is an image of its own name. A source without images, or that
+    cannot be read, is one of the `summary.failures`.
     """
     found: list[tuple[Path, Path]] = []
     ignored: Counter[str] = Counter()
@@ -205,7 +206,7 @@ def _find_inputs(sources: list[Path], folder: Path, recursive: bool, summary: Su
     if ignored:
         what = ", ".join(f"{count} {suffix}" for suffix, count in sorted(ignored.items()))
         print(f"ignored {what}: {', '.join(sorted(EXTENSIONS))} are read", file=sys.stderr)
-    return list({realpath(file): (file, place) for file, place in found}.values())
+    return list({realpath(file.parent) / file.name: (file, place) for file, place in found}.values())
 
 
 def _walk(source: Path, out: Path, summary: Summary, recursive: bool = True) -> Iterator[Path]:

@@ -53,6 +53,12 @@ def test_several_inputs_and_one_bad_image_does_not_end_them(command, bicubic, tr
     assert outcome.err.rstrip().endswith("error: 1 of 3 images failed, see the lines above; the others are written")
 
 
+def test_a_linked_image_has_an_output_of_its_own_name(command, bicubic, tree):
+    (tree / "z.png").symlink_to("a.png")
+    outcome = command(*bicubic(tree, tree / "z.png", tree / "deep/../a.png"))
+    assert outcome.code == 0 and files_in(tree / "out") == ["a_x2.png", "z_x2.png"]
+
+
 def test_a_name_too_long_for_the_output_is_told_first_and_does_not_end_the_others(command, bicubic, tree, decoded):
     long = (tree / "a.png").rename(tree / f"{'n' * 250}.png")
     outcome = command(*bicubic(long))
