@@ -144,9 +144,9 @@ def _from_pixels(path: Path, pixels: np.ndarray) -> DecodedImage:
             f"{path} has pixels of {pixels.dtype}: save it with 8 or 16 bits per channel, or floats in [0, 1]"
         )
     if pixels.dtype.kind == "f":
-        low, high = float(pixels.min()), float(pixels.max())
+        low, high = pixels.min(), pixels.max()
         if not 0 <= low <= high <= 1:  # false for NaN too
-            raise InputError(f"{path} has values from {low:.4g} to {high:.4g}: floats must be in [0, 1]")
+            raise InputError(f"{path} has values from {low} to {high}: floats must be in [0, 1]")
         pixels = pixels.astype(np.float32)
     kind = f"{pixels.dtype.itemsize * 8}-bit" if pixels.dtype.kind == "u" else "float"
     return replace(from_array(np.ascontiguousarray(pixels)), converted=kind)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import nn
 
+from common import SCALES
 from common.errors import InputError, error_context
 from dataset.decoded_image import from_array
 from dataset.images import from_pil
@@ -104,9 +105,7 @@ class SRModel:
         if image.dtype.kind != "f":
             return upscale_image(from_array(image), self._upscale)
         if not (image.min() >= 0 and image.max() <= 1):
-            raise InputError(
-                f"an array of values from {image.min():.4g} to {image.max():.4g}: floats must be in [0, 1]"
-            )
+            raise InputError(f"an array of values from {image.min()} to {image.max()}: floats must be in [0, 1]")
         return upscale_image(from_array(image.astype(np.float32)), self._upscale).astype(image.dtype)
 
 
@@ -132,6 +131,8 @@ def load(
     `tcw_sample.py --input` with the flags of these names. Raises `InputError`, which says what is wrong, if they do not fit
     together.
     """
+    if scale not in (None, *SCALES):
+        raise InputError(f"there is no scale {scale!r}: use 2, 3 or 4")
     try:
         scale = scale or infer_scale(path)
         net = load_model(path, model, scale, group)

@@ -138,6 +138,7 @@ def test_a_multi_scale_file_is_asked_for_its_scale(golden_net, tmp_path):
     [
         (COLOR.astype(np.int64), "int64 10x14x3 is not an image: give uint8, uint16 or floats"),
         (COLOR / 100, r"values from 1.* to 1.*: floats must be in \[0, 1\]"),
+        (np.full((4, 4), 1.0000001), r"values from 1.0000001 to 1.0000001: floats"),
         (np.full((4, 4), np.nan), r"floats must be in \[0, 1\]"),
         (Image.fromarray(GRAY.astype(np.float32)), r"floats must be in \[0, 1\]"),
         (COLOR[:0], "uint8 0x14x3 is not an image"),
@@ -167,6 +168,8 @@ def test_what_does_not_fit_is_refused(checkpoint):
     ("options", "phrase"),
     [
         ({"scale": 3}, "not for scale 3: use scale 2 or another file"),
+        ({"scale": 0}, "there is no scale 0: use 2, 3 or 4"),
+        ({"scale": "2"}, "there is no scale '2': use 2, 3 or 4"),
         ({"scale": 2, "model": "rlfn"}, "does not fit model rlfn scale 2"),
         ({"model": "nothere"}, "there is no model 'nothere': model takes "),
         ({"group": 4}, "cfsrcnn has no grouped convolutions: group 4 must be 1"),

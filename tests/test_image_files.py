@@ -91,10 +91,11 @@ def test_float_tiff_stays_float(upscaled, tmp_path, shape):
         assert file.pages[0].tags[34675].value == SRGB
 
 
-def test_floats_outside_0_to_1_are_refused(expect_error, tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", GRAY.astype(np.float32))
+@pytest.mark.parametrize("most", [255, 1.0000001])
+def test_floats_outside_0_to_1_are_refused(expect_error, tmp_path, most):
+    tifffile.imwrite(tmp_path / "a.tif", np.linspace(0, most, 20, dtype=np.float32).reshape(4, 5))
     flags = ["--model", "bicubic", "--sample_dir", tmp_path / "out", "--input", tmp_path / "a.tif"]
-    expect_error("floats must be in [0, 1]", "tcw_sample.py", *flags)
+    expect_error(f"values from 0.0 to {np.float32(most)}: floats must be in [0, 1]", "tcw_sample.py", *flags)
 
 
 def test_what_a_format_cannot_hold_is_reported(upscaled, tmp_path):
