@@ -1,4 +1,4 @@
-"""Amounts in the units that a person would take: memory and file sizes, and a time to wait."""
+"""Amounts as a person would write them: memory and file sizes, a time to wait, a number of things."""
 
 from __future__ import annotations
 
@@ -20,3 +20,8 @@ def format_duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min"
     return f"{minutes // 60} h {minutes % 60} min" if minutes < 24 * 60 else f"{hours // 24} d {hours % 24} h"
+
+
+def format_count(number: int, noun: str) -> str:
+    """A number of things: "1 image", "1,500 images"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -14,6 +14,7 @@ from common.cli import CliParser
 from common.errors import FailureLog, InputError, run_cli
 from common.files import atomic_dir
 from common.progress import progress
+from common.units import format_count
 from dataset.benchmark_set import list_hr_images, modcrop_and_downscale
 from dataset.image_writer import write_png
 from dataset.images import conversion_summary, read_image
@@ -61,7 +62,9 @@ def write_pairs(hr_files: list[Path], folder: Path, scales: list[int], padding: 
 
 def say_prepared(hr_files: list[Path], folder: Path, scales: list[int]) -> None:
     """Prints one line on the test set that was written."""
-    print(f"wrote {folder}: {len(hr_files)} images, scales {', '.join(f'x{scale}' for scale in scales)}")
+    print(
+        f"wrote {folder}: {format_count(len(hr_files), 'image')}, scales {', '.join(f'x{scale}' for scale in scales)}"
+    )
 
 
 def add_padding_flag(parser: CliParser, default: str | None, description: str) -> None:

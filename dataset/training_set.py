@@ -16,6 +16,7 @@ from common.errors import FailureLog, InputError, error_context
 from common.files import atomic_dir, ensure_not_input, realpath
 from common.prefetch import prefetch_map
 from common.progress import progress
+from common.units import format_count
 from dataset.benchmark_set import list_hr_images, pair_by_stem
 from dataset.hdf5 import write_hdf5
 from dataset.images import DecodedImage, conversion_summary, read_image
@@ -116,7 +117,7 @@ def _write(
     ours = sum(not pair.lr for pair in pairs)
     made = f"made by our resize, padding {padding}" if ours else "as found"
     made += f" ({ours} of {len(pairs)}; the others as found)" if 0 < ours < len(pairs) else ""
-    print(f"wrote {out}: {len(pairs)} images, scales {', '.join(f'x{s}' for s in scales)}, LR {made}")
+    print(f"wrote {out}: {format_count(len(pairs), 'image')}, scales {', '.join(f'x{s}' for s in scales)}, LR {made}")
     if note := conversion_summary(seen):
         print(note)
 

@@ -23,6 +23,7 @@ from common.errors import (
 from common.files import DISK_FULL_ERRNOS, ensure_name_fits, make_dir, realpath
 from common.prefetch import BackgroundWriter, prefetch_map
 from common.progress import progress
+from common.units import format_count
 from dataset.decoded_image import fill_transparent
 from dataset.image_metadata import ImageMetadata
 from dataset.image_writer import Output, write_output
@@ -124,9 +125,7 @@ def written_summary(summary: Summary, upscale: Upscale) -> str:
     if summary.skipped:
         notes.append(f"skipped {summary.skipped} whose output exists")
     if summary.replaced:
-        notes.append(
-            f"replaced {summary.replaced} existing file{'s' * (summary.replaced > 1)}; --skip_existing keeps them"
-        )
+        notes.append(f"replaced {format_count(summary.replaced, 'existing file')}; --skip_existing keeps them")
     written = summary.written
     what = f"{len(written)} images to {written[0].parent}" if len(written) > 1 else ", ".join(map(str, written))
     how = f" ({upscale.precision}, {upscale.backend})" if isinstance(upscale, NetworkUpscaler) else ""

@@ -87,7 +87,7 @@ def test_what_is_finished_is_kept_when_the_command_stops(distill, tmp_path):
     assert outcome.code == 2 and "cannot be written" in outcome.err
     assert (tmp_path / "out.h5").read_bytes() == b"older"
     outcome = distill()
-    assert outcome.code == 0 and f"{PHOTOGRAPHS} images were finished before" in outcome.out
+    assert outcome.code == 0 and f"finished before: {PHOTOGRAPHS} images" in outcome.out
     assert (tmp_path / "out.h5").read_bytes() == whole and not (tmp_path / "out.h5.parts").exists()
 
 

@@ -165,7 +165,7 @@ def test_a_training_run_of_ones_own_network_is_found_by_its_last_step(command, a
     mine("mine_b", 2, "mine_b_x2.pth")
     mine("mine", 2, "other/mine_x2.safetensors")
     outcome = command(*argv, "--sets", "Set5", "--peers", tmp_path / "peers")
-    assert outcome.code == 0 and f"skipped 1 earlier steps of {last}" in outcome.out, outcome.err
+    assert outcome.code == 0 and f"skipped 1 earlier step of {last}" in outcome.out, outcome.err
     rows = [name.removeprefix("Set5 x2 ") for name in measured(outcome.out) if "x2" in name]
     assert rows[2:] == ["mine", "mine (other/mine_x2.safetensors)", "mine_b"]
 

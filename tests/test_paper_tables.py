@@ -396,4 +396,4 @@ def test_weights_are_found_by_what_they_hold(shelf, tmp_path):
         ("CFSRCNN (cfsrcnn_multi)", (2, 3, 4)),
         ("CFSRCNN (run/cfsrcnn_20000.pth)", (2,)),
     ]
-    assert ["1 earlier steps" in remarks[0], "same file" in remarks[1], "no checkpoint" in remarks[2]] == [True] * 3
+    assert ["1 earlier step of" in remarks[0], "same file" in remarks[1], "no checkpoint" in remarks[2]] == [True] * 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from common.units import format_bytes, format_duration
+from common.units import format_bytes, format_count, format_duration
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,8 @@ def test_a_size_has_three_digits(number, words):
 )  # fmt: skip
 def test_a_time_is_in_its_two_largest_units(seconds, words):
     assert format_duration(seconds) == words
+
+
+@pytest.mark.parametrize(("number", "words"), [(0, "0 images"), (1, "1 image"), (1500, "1,500 images")])
+def test_a_number_of_things_has_its_plural(number, words):
+    assert format_count(number, "image") == words

@@ -7,7 +7,7 @@ from torch import nn
 
 from common.device import available_memory
 from common.errors import InputError
-from common.units import format_bytes
+from common.units import format_bytes, format_count
 from dataset.hdf5 import TrainingImages, read_hdf5
 from dataset.patches import PatchSampler
 from training.config import TrainConfig
@@ -46,7 +46,7 @@ def start_line(
     limit = f" or {args.max_minutes:g} minutes" if args.max_minutes else ""
     return (
         f"{args.model} {'x2, x3, x4' if args.scale == 0 else f'x{args.scale}'}: {weights:,} parameters | "
-        f"{len(images)} images, {format_bytes(images.nbytes)} {place[preload]} | {context.device}{processes}, "
+        f"{format_count(len(images), 'image')}, {format_bytes(images.nbytes)} {place[preload]} | {context.device}{processes}, "
         f"{describe_precision(args, context.device)} | {args.max_steps:,} steps{limit} of {args.batch_size} LR patches of "
         f"{args.patch_size}x{args.patch_size}" + (f"\n{net}" if args.verbose else "")
     )

@@ -22,6 +22,7 @@ from common.device import pick_device
 from common.errors import InputError, run_cli
 from common.files import TEMP_PREFIX, atomic_write, ensure_not_input
 from common.malloc import tune_malloc
+from common.units import format_count
 from dataset.prepare import add_padding_flag
 from dataset.training_set import downscale_factor, write_training_set
 from evaluation.cache import hash_files
@@ -99,7 +100,7 @@ def distill(
     names = ", ".join(each.model for each in teachers)
     how = f"targets: mean output of {names}" + " over 8 transforms" * self_ensemble
     mix = "" if weight == 1 else f", {weight:g} of it and {1 - weight:g} of HR"
-    print(how + mix + (f"; {maker.reused} images were finished before" if maker.reused else ""))
+    print(how + mix + (f"; finished before: {format_count(maker.reused, 'image')}" if maker.reused else ""))
 
 
 def _remove_parts(parts: Path) -> None:

@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from common.errors import InputError, summarize_exception
 from common.files import NOFOLLOW, atomic_write, make_dir_within, parse_json, translate_write_errors
 from common.locks import locked
-from common.units import format_duration
+from common.units import format_count, format_duration
 
 Values = dict[str, Any]  # of one line: numbers, texts, and {"x2": {"psnr": ...}} for "validation" and "bicubic"
 
@@ -30,7 +30,7 @@ def summary_line(step: int, values: Values) -> str:
     loss = math.nan if values["loss"] is None else values["loss"]
     line = f"step {step}: loss {loss:.5f}"
     if "skipped" in values:
-        line += f", {values['skipped']} steps skipped, their gradients were not finite"
+        line += f", {format_count(values['skipped'], 'step')} skipped for gradients that are not finite"
     for scale, scores in values.get("validation", {}).items():
         bicubic = values["bicubic"][scale]
         line += f", {scale} {_format(scores)} (bicubic {_format(bicubic)})"

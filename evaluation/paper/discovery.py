@@ -12,6 +12,7 @@ from pathlib import Path
 
 from common import SCALES
 from common.errors import FailureLog, InputError, searched_in, translate_access_errors
+from common.units import format_count
 from dataset.benchmark_set import normalize_name
 from dataset.sources import TEST_SETS, download_command
 from evaluation.cache import hash_files
@@ -229,7 +230,7 @@ def _last_steps(files: list[Path]) -> tuple[list[Path], list[str]]:
         runs.setdefault(run, []).append((int(step[2]) if step else 0, file))
     last = [max(run)[1] for run in runs.values()]
     fewer = [(len(run) - 1, max(run)[1]) for run in runs.values() if len(run) > 1]
-    return last, [f"skipped {count} earlier steps of {file}" for count, file in fewer]
+    return last, [f"skipped {format_count(count, 'earlier step')} of {file}" for count, file in fewer]
 
 
 def _label(file: Path) -> str:
