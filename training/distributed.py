@@ -210,9 +210,8 @@ class DistributedContext:
         If one process fails, the others lose their connection to it: each ends by `report_once`.
         """
         failed = kind is not None and not issubclass(kind, SystemExit)
-        if error and is_out_of_memory(
-            error
-        ):  # at the start, as where others use the GPU; `fit` explains what comes later
+        # At the start, as where others use the GPU; `fit` explains what comes later.
+        if error and is_out_of_memory(error):
             error = InputError(f"the GPU of process {self.rank} is out of memory: free some, or start fewer processes")
         try:
             if dist.is_initialized() and error and (isinstance(error, REPORTED) or is_lost_connection(error)):
