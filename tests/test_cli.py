@@ -59,7 +59,7 @@ def test_help_groups_the_flags_and_gives_the_papers_values(command, program):
     ("program", "phrase"),
     [
         (["div2h5.py"], "scales of the LR images (default: 2 3 4)"),
-        (["-m", "benchmarks.training"], "precisions of the optimized steps (default: fp32 bf16)"),
+        (["-m", "benchmarks.memory"], "to measure (default: fp32 bf16)"),
     ],
 )
 def test_help_shows_a_default_as_it_is_typed(command, program, phrase):
