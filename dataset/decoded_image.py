@@ -36,15 +36,16 @@ def from_array(array: np.ndarray) -> DecodedImage:
 
 
 def fill_transparent(image: DecodedImage) -> np.ndarray:
-    """`rgb`; where programs left one color below full transparency, mostly black or white, that of the nearest visible pixel.
+    """HxWx3, the type and range of `rgb`: where alpha is 0, the color of the nearest visible pixel.
 
-    A resize or a network would mix that color into the visible pixels beside it. Several colors are left as they are: they
-    continue the picture, or mean something else.
+    Many programs leave one color there, mostly black or white, which a resize or a network would mix into the visible pixels
+    beside it. `rgb` is returned unchanged if all pixels are visible or none is, if only one is hidden, or if the hidden ones
+    have several colors: these continue the picture, or mean something else.
     """
     if image.alpha is None or (visible := image.alpha > 0).all() or not visible.any():
         return image.rgb
     hidden = image.rgb[~visible]
-    if len(hidden) == 1 or (hidden != hidden[0]).any():  # of a single pixel it cannot be told
+    if len(hidden) == 1 or (hidden != hidden[0]).any():
         return image.rgb
     where = (~visible).astype(np.uint8)
     _, nearest = cv2.distanceTransformWithLabels(where, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL)

@@ -187,10 +187,8 @@ def _make_lr(pair: _Pair, hr: np.ndarray, scales: list[int], padding: str) -> tu
     step = math.lcm(*scales)
     height, width = hr.shape[0] // step * step, hr.shape[1] // step * step
     if not height or not width:
-        size, remedy = (
-            f"{hr.shape[1]}x{hr.shape[0]}{_shrunk(pair)}",
-            "shrink less, or " * (pair.shrink < 1) + "remove it",
-        )
+        size = f"{hr.shape[1]}x{hr.shape[0]}{_shrunk(pair)}"
+        remedy = "shrink less, or remove it" if pair.shrink < 1 else "remove it"
         raise InputError(f"{pair.hr} is {size}, smaller than {step}x{step}: {remedy}")
     hr = np.ascontiguousarray(hr[:height, :width])
     return hr, {scale: imresize(hr, Fraction(1, scale), padding) for scale in scales}

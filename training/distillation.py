@@ -157,7 +157,7 @@ def parse_flags() -> argparse.Namespace:
         type=non_negative_int,
         default=0,
         metavar="N",
-        help="as in div2h5.py: leave out N images, the same",
+        help="leave out N images, the same as div2h5.py",
     )
     parser.add_argument(
         "--shrink",
