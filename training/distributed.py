@@ -6,9 +6,11 @@ one process, and everything here is a no-op. NCCL between GPUs, Gloo between CPU
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
+import traceback
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -100,6 +102,13 @@ def launch(script: str, flags: Sequence[str], processes: int) -> int:
     except SignalException as stop:  # the launcher has forwarded it and waited
         return 128 + stop.sigval
     return 0
+
+
+def _free_locals(error: BaseException | None) -> None:
+    """Drops the local variables of the functions that `error` left, and the errors before it."""
+    while error:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def _own_device(device: torch.device, environment: LaunchEnvironment) -> torch.device:
@@ -205,11 +214,11 @@ class DistributedContext:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        """Destroys the process group; otherwise Gloo's threads may abort a process at its exit.
+        """Destroys what uses the process group, then the group; otherwise Gloo's threads may abort a process at its exit.
 
         If one process fails, the others lose their connection to it: each ends by `report_once`.
         """
-        failed = kind is not None and not issubclass(kind, SystemExit)
+        failed, raised = kind is not None and not issubclass(kind, SystemExit), error
         # At the start, as where others use the GPU; `fit` explains what comes later.
         if error and is_out_of_memory(error):
             error = InputError(f"the GPU of process {self.rank} is out of memory: free some, or start fewer processes")
@@ -218,4 +227,6 @@ class DistributedContext:
                 report_once(error)
         finally:
             if dist.is_initialized() and not (failed and self.device.type == "cuda"):  # NCCL would wait for the others
+                _free_locals(raised)  # with the network, which would keep the process group
+                gc.collect()
                 dist.destroy_process_group()
