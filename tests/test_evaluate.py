@@ -15,6 +15,7 @@ import torch
 from conftest import GOLDEN, ROOT, sample_image
 from PIL import Image
 
+import evaluation.benchmark_run
 import evaluation.evaluate
 import model.checkpoint
 from dataset.benchmark_set import open_test_set
@@ -219,6 +220,31 @@ def test_results_of_another_checkpoint_of_the_same_name_are_kept(command, butter
     for path, folder in ((checkpoint, first), (tmp_path / "other/net.pth", sr_folder(second.out))):
         assert sr_folder(command("tcw_sample.py", *argv, path).out) == folder  # again: the same folder
     assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+@pytest.mark.parametrize("same_set", [True, False])
+def test_two_runs_at_once_are_not_mixed(command, butterfly, image_folder, checkpoint, tmp_path, monkeypatch, same_set):
+    other = load_model(checkpoint)
+    other.frb.conv.weight.data *= 0.9
+    save_state_dict(other.state_dict(), tmp_path / "other/net.pth")
+    second, outcomes = butterfly if same_set else image_folder, []
+
+    def run(path: Path, data: Path) -> None:
+        argv = ["--test_data_dir", data, "--scale", 2, "--sample_dir", tmp_path / "out", "--ckpt_path", path]
+        outcomes.append(command("tcw_sample.py", *argv))
+
+    def start_second(_) -> None:
+        monkeypatch.setattr(evaluation.benchmark_run, "warm_up", lambda _: None)
+        run(tmp_path / "other/net.pth", second)
+
+    monkeypatch.setattr(evaluation.benchmark_run, "warm_up", start_second)
+    run(checkpoint, butterfly)
+    assert f"{tmp_path / 'out/net/Fly/x2'} is getting other results, of {checkpoint}: " in outcomes[0].out
+    folders = [sr_folder(each.out).parent for each in outcomes]
+    assert folders[1] == tmp_path / "out/net/Fly/x2" and folders[0].parents[1] != tmp_path / "out/net"
+    run(tmp_path / "other/net.pth", second)
+    assert sr_folder(outcomes[2].out).parent == folders[0]
+    assert not list((tmp_path / "out").rglob(".*"))
 
 
 def test_a_name_in_the_results_of_others_is_escaped(command, butterfly, tmp_path):
