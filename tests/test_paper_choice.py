@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import evaluation.paper.methods
 from dataset.benchmark_set import open_test_set
 from dataset.image_writer import write_png
 from dataset.images import list_images
@@ -221,3 +222,25 @@ def test_an_image_of_others_that_is_missing_at_one_scale_does_not_go_unnoticed(
     expect_error(f"{tmp_path / 'theirs/x4'} has neither {missing} nor", *argv)
     last = records(tmp_path / "out/table4_set5.csv")[-1]
     assert last["model"] == "EDSR" and last["x2_psnr"] == "inf" and last["x4_psnr"] == ""
+
+
+def test_weights_replaced_meanwhile_are_not_measured_as_the_former_ones(
+    expect_error, command, argv, checkpoint, tmp_path, monkeypatch
+):
+    weights, other = tmp_path / "weights/x2/cfsrcnn_x2.pth", load_model(checkpoint)
+    other.frb.conv.weight.data *= 0.9
+    weights.parent.mkdir(parents=True)
+    shutil.copy(checkpoint, weights)
+
+    def replacing(upscale, *args, **kwargs):
+        save_state_dict(other.state_dict(), weights)
+        return evaluate(upscale, *args, **kwargs)
+
+    argv = [*argv, "--checkpoints", weights.parent, "--sets", "Set5", "--scales", 2]
+    monkeypatch.setattr(evaluation.paper.methods, "evaluate", replacing)
+    expect_error(f"{weights} was replaced while this command ran: run it again", *argv)
+    lines = command(*argv).out.splitlines()
+    bicubic, ours = (
+        next(each for each in lines if each.startswith(f"Set5 x2 {row}:")) for row in ("Bicubic", "CFSRCNN")
+    )
+    assert bicubic.endswith(", cached") and not ours.endswith(", cached")

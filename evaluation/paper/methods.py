@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from common.errors import error_context
+from common.errors import InputError, error_context
 from dataset.benchmark_set import BenchmarkSet
 from evaluation.cache import hash_files
 from evaluation.compare import check_names, match_folders, match_sr, measure_folder
@@ -44,7 +44,7 @@ class Method(Protocol):
         """A JSON-serializable description of what it would measure there; None: nothing."""
 
     def measure(self, test_set: BenchmarkSet) -> EvalResult:
-        """Measures it there, with a progress bar. Raises an `InputError` that names an unusable image."""
+        """Measures it there, with a progress bar. Raises an `InputError` that names an unusable image or replaced weights."""
 
 
 class Bicubic:
@@ -96,15 +96,12 @@ class Network:
         }
 
     def measure(self, test_set: BenchmarkSet) -> EvalResult:
-        scale = test_set.scale
-        upscale = NetworkUpscaler(
-            load_model(self.checkpoint.path, self.checkpoint.model, scale),
-            scale,
-            self.device,
-            protocol=self.protocol,
-            self_ensemble=self.self_ensemble,
-        )
-        named = _NamedUpscaler(upscale, f"{self.checkpoint.path} (model/{self.checkpoint.model}.py)")
+        path, scale = self.checkpoint.path, test_set.scale
+        net = load_model(path, self.checkpoint.model, scale)
+        if hash_files([path], names=False) != self.checkpoint.sha256:
+            raise InputError(f"{path} was replaced while this command ran: run it again")
+        upscale = NetworkUpscaler(net, scale, self.device, protocol=self.protocol, self_ensemble=self.self_ensemble)
+        named = _NamedUpscaler(upscale, f"{path} (model/{self.checkpoint.model}.py)")
         return _evaluate(self, named, test_set, check_lr=False)  # checked with bicubic
 
 
