@@ -239,7 +239,7 @@ def save_state_dict(state: StateDict, path: Path | str) -> None:
     contiguous = torch.contiguous_format  # copies each tensor: .safetensors accepts none that share memory
     state = {name: value.detach().cpu().clone(memory_format=contiguous) for name, value in state.items()}
     with atomic_write(path) as temporary:
-        if Path(path).suffix == ".safetensors":
+        if Path(path).suffix.lower() == ".safetensors":
             temporary.write_bytes(save(state))
         else:
             with DeferredErrorFile(temporary) as file:

@@ -159,7 +159,7 @@ def test_a_multi_scale_file_serves_each_of_its_scales(golden_net, authors, lr, t
 
 
 def test_save_state_dict_and_load_model_are_inverse(golden_net, tmp_path):
-    for name in ("a.pth", "a.safetensors"):
+    for name in ("a.pth", "a.safetensors", "a.SAFETENSORS"):
         state = golden_net("x4").to(memory_format=torch.channels_last).state_dict()
         save_state_dict(state, tmp_path / name)
         assert same_bytes(dict(load_model(tmp_path / name, scale=4).state_dict()), dict(state))
