@@ -79,7 +79,8 @@ def read_state_dict(path: Path | str) -> StateDict:
     if path.is_dir():
         raise InputError(f"{path} is a folder: name a .pth or .safetensors file in it")
     if not path.is_file():
-        what = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
+        missing = f"does not exist{searched_in(path)}"
+        what = "is a link to a file that does not exist" if path.is_symlink() else missing
         raise InputError(f"{path} {what}: name a .pth or .safetensors file")
     try:
         with translate_access_errors(path):

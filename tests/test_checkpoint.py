@@ -198,7 +198,8 @@ def test_a_file_of_another_network_says_what_it_holds(expect_error, upscale, tmp
 
 
 def test_a_missing_file_is_named(expect_error, tmp_path):
-    expect_error("none.pth does not exist", "-m", "model.checkpoint", "show", tmp_path / "none.pth")
+    expect_error("none.pth does not exist: name", "-m", "model.checkpoint", "show", tmp_path / "none.pth")
+    expect_error(f"none.pth does not exist in {Path.cwd()}: name", "-m", "model.checkpoint", "show", "none.pth")
     with pytest.raises(InputError, match=r"none\.pth does not exist"):
         load_model(tmp_path / "none.pth")
 
