@@ -106,8 +106,12 @@ class BSRN(nn.Module):
             {"upsampleOneStep": nn.Sequential(nn.Conv2d(CHANNELS, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale))}
         )
 
-    def forward(self, lr: Tensor, scale: int | None = None) -> Tensor:
+    def check_input(self, lr: Tensor) -> None:
+        """Raises `InputError` for a batch NxCxHxW under 15x15 pixels."""
         esa.check_size("bsrn", lr)
+
+    def forward(self, lr: Tensor, scale: int | None = None) -> Tensor:
+        self.check_input(lr)
         shallow = self.fea_conv(lr.repeat(1, RGB_COPIES, 1, 1))  # Nx12xHxW -> Nx64xHxW
         features, deep = [], shallow
         for number in range(1, BLOCKS + 1):

@@ -79,7 +79,8 @@ def read_state_dict(path: Path | str) -> StateDict:
     if path.is_dir():
         raise InputError(f"{path} is a folder: name a .pth or .safetensors file in it")
     if not path.is_file():
-        what = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
+        missing = f"does not exist{searched_in(path)}"
+        what = "is a link to a file that does not exist" if path.is_symlink() else missing
         raise InputError(f"{path} {what}: name a .pth or .safetensors file")
     try:
         with translate_access_errors(path):
@@ -239,7 +240,7 @@ def save_state_dict(state: StateDict, path: Path | str) -> None:
     contiguous = torch.contiguous_format  # copies each tensor: .safetensors accepts none that share memory
     state = {name: value.detach().cpu().clone(memory_format=contiguous) for name, value in state.items()}
     with atomic_write(path) as temporary:
-        if Path(path).suffix == ".safetensors":
+        if Path(path).suffix.lower() == ".safetensors":
             temporary.write_bytes(save(state))
         else:
             with DeferredErrorFile(temporary) as file:

@@ -50,8 +50,12 @@ class RLFN(nn.Module):
         self.conv_2 = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
         self.upsampler = nn.Sequential(nn.Conv2d(CHANNELS, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale))
 
-    def forward(self, lr: Tensor, scale: int | None = None) -> Tensor:
+    def check_input(self, lr: Tensor) -> None:
+        """Raises `InputError` for a batch NxCxHxW under 15x15 pixels."""
         check_size("rlfn", lr)
+
+    def forward(self, lr: Tensor, scale: int | None = None) -> Tensor:
+        self.check_input(lr)
         shallow = self.conv_1(lr * 255)  # computes in 0..255
         deep = shallow
         for number in range(1, BLOCKS + 1):

@@ -159,7 +159,7 @@ def test_a_multi_scale_file_serves_each_of_its_scales(golden_net, authors, lr, t
 
 
 def test_save_state_dict_and_load_model_are_inverse(golden_net, tmp_path):
-    for name in ("a.pth", "a.safetensors"):
+    for name in ("a.pth", "a.safetensors", "a.SAFETENSORS"):
         state = golden_net("x4").to(memory_format=torch.channels_last).state_dict()
         save_state_dict(state, tmp_path / name)
         assert same_bytes(dict(load_model(tmp_path / name, scale=4).state_dict()), dict(state))
@@ -198,7 +198,8 @@ def test_a_file_of_another_network_says_what_it_holds(expect_error, upscale, tmp
 
 
 def test_a_missing_file_is_named(expect_error, tmp_path):
-    expect_error("none.pth does not exist", "-m", "model.checkpoint", "show", tmp_path / "none.pth")
+    expect_error("none.pth does not exist: name", "-m", "model.checkpoint", "show", tmp_path / "none.pth")
+    expect_error(f"none.pth does not exist in {Path.cwd()}: name", "-m", "model.checkpoint", "show", "none.pth")
     with pytest.raises(InputError, match=r"none\.pth does not exist"):
         load_model(tmp_path / "none.pth")
 

@@ -10,6 +10,9 @@ import torch
 from conftest import GOLDEN, difference, golden_weights
 from PIL import Image
 
+from common.errors import InputError
+from inference.backends import RUNTIMES, Runtime
+from inference.upscaler import NetworkUpscaler
 from model import create_model
 from model.checkpoint import load_model
 
@@ -84,6 +87,16 @@ def test_images_too_small_for_its_pooling_are_one_line(published, expect_error, 
     words = ["--input", tmp_path / "flat.png", "--sample_dir", tmp_path / "out", "--ckpt_path", published("bsrn", 2)]
     message = "bsrn needs images of at least 15x15 pixels, not 40x14"
     expect_error(message, "tcw_sample.py", "--model", "bsrn", "--scale", 2, *words)
+
+
+@pytest.mark.parametrize("name", ["rlfn", "bsrn"])
+def test_a_runtime_that_crashes_on_them_never_sees_images_too_small(monkeypatch, name):
+    monkeypatch.setattr("inference.backends.cached_onnx", lambda *_: b"")
+    crashes = Runtime((), ("fp32",), lambda *_: lambda *maps: pytest.fail("it crashed"))
+    monkeypatch.setitem(RUNTIMES, "onnxruntime", crashes)
+    upscale = NetworkUpscaler(create_model(name, 2), 2, backend="onnxruntime")
+    with pytest.raises(InputError, match=f"{name} needs images of at least 15x15 pixels, not 40x14"):
+        upscale(np.zeros((14, 40, 3), np.uint8))
 
 
 def test_tiles_are_refused_since_attention_sees_the_whole_image(published, expect_error, image_folder, tmp_path):
