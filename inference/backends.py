@@ -33,7 +33,7 @@ FP32_MAX = torch.finfo(torch.float32).max  # clamping to it changes only infinit
 class BackendModel(nn.Module):
     """Wrapper of a network at a fixed scale that runs it in a runtime. `unwrapped`: the network, for probing.
 
-    Its `check_input(lr)`, if it has one, comes first: a graph has no errors, and a runtime may crash where they belong.
+    Its `check_input(lr)`, if it has one, is called first: a graph raises no errors, and a runtime may crash instead.
     """
 
     extract_maps, refine_side = 28, 512  # in place of EXTRACT_MAPS and REFINE_SIDE of `inference/tiling.py`; measured
@@ -41,14 +41,17 @@ class BackendModel(nn.Module):
     def __init__(self, net: nn.Module, scale: int, load: Callable[[bytes], Run]):
         super().__init__()
         self.unwrapped = net
-        self.check_input = getattr(net, "check_input", lambda lr: None)
         self._load(net, scale, load)
 
     def _load(self, net: nn.Module, scale: int, load: Callable[[bytes], Run]) -> None:
         self._forward = load(cached_onnx(net, scale))
 
+    def _check_input(self, lr: Tensor) -> None:
+        if check := getattr(self.unwrapped, "check_input", None):
+            check(lr)
+
     def forward(self, lr: Tensor, scale: int) -> Tensor:
-        self.check_input(lr)
+        self._check_input(lr)
         return self._forward(lr)[0]
 
 
@@ -63,7 +66,7 @@ class TwoStageBackendModel(BackendModel):
         return self.refine(deep, first, scale)
 
     def extract(self, lr: Tensor) -> tuple[Tensor, ...]:
-        self.check_input(lr)
+        self._check_input(lr)
         return self._extract(lr)
 
     def refine(self, deep: Tensor, first: Tensor, scale: int) -> Tensor:
