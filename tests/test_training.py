@@ -7,15 +7,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, signaled
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from model.cfsrcnn import CFSRCNN
@@ -116,21 +114,11 @@ def test_the_random_state_of_the_gpu_is_saved_and_restored(train, tmp_path):
 
 def test_a_run_stopped_by_sigterm_goes_on_as_if_never_stopped(train, training_set, test_set, tmp_path):
     flags = ["--max_steps", 60, "--print_interval", 50, "--ema", 0.9]
-    argv = [sys.executable, ROOT / "train.py", "--train_data_path", training_set, "--val_data_dir", test_set]
-    argv += ["--ckpt_dir", tmp_path / "stopped", *SMALL, *flags]
-    log = (tmp_path / "output").open("w")
-    process = subprocess.Popen([str(arg) for arg in argv], stdout=log, stderr=log)
-    board = tmp_path / "stopped/cfsrcnn_tensorboard"
-    for _ in range(600):
-        if board.exists():
-            break
-        time.sleep(0.1)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
-    code = process.wait(timeout=60)
-    if code == 143:  # a fast machine may have been done
-        assert "go on with --resume" in (tmp_path / "output").read_text()
-        assert train("stopped", *flags, "--resume").code == 0
+    argv = [*signaled(signal.SIGTERM, 20), ROOT / "train.py", "--train_data_path", training_set]
+    argv += ["--val_data_dir", test_set, "--ckpt_dir", tmp_path / "stopped", *SMALL, *flags]
+    done = subprocess.run(list(map(str, argv)), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 143 and "as of step 21, go on with --resume" in done.stderr
+    assert train("stopped", *flags, "--resume").code == 0
     assert train("whole", *flags).code == 0
     assert same(weights(tmp_path / "stopped/cfsrcnn_60.pth"), weights(tmp_path / "whole/cfsrcnn_60.pth"))
     assert log_of(tmp_path / "stopped") == log_of(tmp_path / "whole")
