@@ -150,6 +150,18 @@ def stop_signals() -> list[signal.Signals]:
     return [signal.SIGINT, signal.SIGTERM, hangup]
 
 
+@contextmanager
+def ignored_stop_signals() -> Iterator[None]:
+    """In the block, short work that a process does as it ends anyway, the signals of `stop_signals` do nothing."""
+    in_main = threading.current_thread() is threading.main_thread()  # only there are signals handled
+    handlers = {number: signal.signal(number, lambda *_: None) for number in (stop_signals() if in_main else ())}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def _leave_on_signal(number: int, _frame: object) -> None:
     _leave(f"stopped by {signal.Signals(number).name}", 128 + number)
 

@@ -41,9 +41,9 @@ def start(data: list[str], folder: Path, *flags: str | int) -> subprocess.Popen:
 
 
 def start_two(setup: str, data: list[str], folder: Path, *flags: str) -> subprocess.Popen:
-    """Six steps of two processes, each of which first runs the line `setup`."""
+    """Six steps of two processes, each of which first runs the code `setup`."""
     script, entry = folder.parent / "start.py", str(ROOT / "train.py")
-    imports = f"import atexit, os, runpy, sys\nfrom pathlib import Path\nsys.path.insert(0, {str(ROOT)!r})"
+    imports = f"import atexit, contextlib, os, runpy, sys\nfrom pathlib import Path\nsys.path.insert(0, {str(ROOT)!r})"
     script.write_text(f"{imports}\n{setup}\nrunpy.run_path({entry!r}, run_name='__main__')")
     launches = "import sys; from training.distributed import launch; sys.exit(launch(sys.argv[1], sys.argv[2:], 2))"
     argv = [sys.executable, "-c", launches, script, *data, *FLAGS, "--max_steps", 6, "--ckpt_dir", folder, *flags]
@@ -123,8 +123,11 @@ def test_no_thread_of_communication_is_left_at_the_exit(data, tmp_path, fails):
     """Gloo's could abort the process then. The first process fails after some steps, or none does."""
     if fails:
         (tmp_path / "run/cfsrcnn_3.pth").mkdir(parents=True)
-    names = 'Path("/proc/self/task").glob("*/comm")'
-    setup = f"atexit.register(lambda: print(*(name.read_text() for name in {names})))"
+    setup = """def print_threads():
+    for name in Path("/proc/self/task").glob("*/comm"):
+        with contextlib.suppress(OSError):  # it has just ended
+            print(name.read_text())
+atexit.register(print_threads)"""
     code, out, err = finish(start_two(setup, data, tmp_path / "run", "--resume"))
     errors = [line.split("/")[-1] for line in err.splitlines() if line.startswith("error: ")]
     assert errors == ["cfsrcnn_3.pth is a folder, but a file is to be written there: name a file"] * fails, err

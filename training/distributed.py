@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.device import is_out_of_memory
-from common.errors import InputError, LaunchError, stop_signals, summarize_exception
+from common.errors import InputError, LaunchError, ignored_stop_signals, stop_signals, summarize_exception
 from training.failures import await_others, fail_at_start, is_lost_connection, report_once
 from training.per_scale import PerScaleDDP
 
@@ -227,6 +227,7 @@ class DistributedContext:
                 report_once(error)
         finally:
             if dist.is_initialized() and not (failed and self.device.type == "cuda"):  # NCCL would wait for the others
-                _free_locals(raised)  # with the network, which would keep the process group
-                gc.collect()
-                dist.destroy_process_group()
+                with ignored_stop_signals():  # the launcher sends one once another process has ended
+                    _free_locals(raised)  # with the network, which would keep the process group
+                    gc.collect()
+                    dist.destroy_process_group()
