@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,21 @@ def test_a_lost_connection_is_one_line_and_a_bug_keeps_its_traceback(monkeypatch
         raise RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:47525.")
     with pytest.raises(RuntimeError, match="cannot be multiplied"), DistributedContext(torch.device("cpu")):
         torch.ones(2, 3) @ torch.ones(2, 3)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_a_signal_does_not_keep_a_process_from_leaving_the_others_in_good_order(monkeypatch):
+    """As the launcher's, once another one has ended."""
+    left = []
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr(
+        "torch.distributed.destroy_process_group", lambda: (signal.raise_signal(signal.SIGINT), left.append(1))
+    )
+    for error in (None, InputError("bad")):
+        with suppress(InputError), DistributedContext(torch.device("cpu")):
+            if error:
+                raise error
+    assert left == [1, 1] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_failure_of_nccl_is_not_taken_for_a_lost_connection_alone(monkeypatch):
