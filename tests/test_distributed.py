@@ -18,12 +18,13 @@ import pytest
 import torch
 from conftest import ROOT, difference
 from torch.distributed import TCPStore
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from common.errors import InputError, LaunchError
 from model.checkpoint import read_state_dict, safe_torch_load
 from tests.stress.crash_recovery import log_of
 from training import failures
-from training.distributed import DistributedContext, is_distributed
+from training.distributed import DistributedContext, is_distributed, launch
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found by /proc")
 FLAGS = "--patch_size 8 --batch_size 7 --init identity --device cpu --print_interval 3 --lr 1e-3".split()  # noqa: SIM905
@@ -167,6 +168,26 @@ def test_a_signal_does_not_keep_a_process_from_leaving_the_others_in_good_order(
             if error:
                 raise error
     assert left == [1, 1] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(
+    ("codes", "code", "said"),
+    [
+        ({0: 2, 1: -9}, 1, "error: process 1 was killed by signal 9\n"),  # found by the launcher at one moment
+        ({1: 2, 0: -15}, 2, ""),  # which sends SIGTERM itself
+    ],
+)
+def test_the_first_of_the_processes_to_fail_is_named_though_others_end_with_it(monkeypatch, capsys, codes, code, said):
+    def fail(*_) -> None:
+        failures = {rank: ProcessFailure(rank, 1, each, "") for rank, each in codes.items()}
+        for each in failures.values():
+            each.timestamp = 7
+        raise ChildFailedError("train.py", failures)
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", lambda *_: fail)
+    for name in ("OMP_NUM_THREADS", "TORCHELASTIC_SIGNALS_TO_HANDLE"):  # which it would set
+        monkeypatch.setenv(name, "1")
+    assert launch("train.py", [], 2) == code and capsys.readouterr().err == said
 
 
 def test_a_failure_of_nccl_is_not_taken_for_a_lost_connection_alone(monkeypatch):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 import sys
 import traceback
 import uuid
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TextIO, TypeVar, cast
+from typing import TYPE_CHECKING, TextIO, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -27,6 +28,9 @@ from common.device import is_out_of_memory
 from common.errors import InputError, LaunchError, ignored_stop_signals, stop_signals, summarize_exception
 from training.failures import await_others, fail_at_start, is_lost_connection, report_once
 from training.per_scale import PerScaleDDP
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 Item = TypeVar("Item")
 REPORTED = (InputError, OSError, MemoryError)  # of any process; other exceptions are bugs
@@ -95,13 +99,19 @@ def launch(script: str, flags: Sequence[str], processes: int) -> int:
     try:
         elastic_launch(config, sys.executable)(script, *flags)
     except ChildFailedError as error:
-        first = min(error.failures.values(), key=lambda failure: failure.timestamp)
+        first = min(error.failures.values(), key=_order_of_failure)
         if first.exitcode < 0:
             print(f"error: process {first.local_rank} was killed by signal {-first.exitcode}", file=sys.stderr)
         return first.exitcode if first.exitcode > 0 else 1
     except SignalException as stop:  # the launcher has forwarded it and waited
         return 128 + stop.sigval
     return 0
+
+
+def _order_of_failure(failure: ProcessFailure) -> tuple[int, bool]:
+    """For `min`. In one second a killed process is the first: others end by the connection that they lose, or by SIGTERM."""
+    killed = failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM
+    return failure.timestamp, not killed
 
 
 def _free_locals(error: BaseException | None) -> None:
