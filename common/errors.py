@@ -63,6 +63,14 @@ def translate_access_errors(path: Path | str) -> Iterator[None]:
         raise
 
 
+class _Stopped(SystemExit):
+    """SIGTERM or SIGHUP asks the command to end."""
+
+    def __init__(self, number: int):
+        super().__init__(128 + number)
+        self.number = number
+
+
 class FailureLog:
     """The failed items of a batch, which goes on with the next item and reports them at its end."""
 
@@ -121,6 +129,8 @@ def run_cli(main: Callable[[], None]) -> None:
         finally:
             if sys.stdout:
                 sys.stdout.flush()  # or it would fail at interpreter exit, with a traceback and exit code 120
+    except _Stopped as stop:
+        _leave(f"stopped by {signal.Signals(stop.number).name}", 128 + stop.number)
     except InputError as error:
         _leave(f"error: {summarize_exception(error)}", 2, everywhere=isinstance(error, LaunchError))
     except KeyboardInterrupt:
@@ -163,7 +173,11 @@ def ignored_stop_signals() -> Iterator[None]:
 
 
 def _leave_on_signal(number: int, _frame: object) -> None:
-    _leave(f"stopped by {signal.Signals(number).name}", 128 + number)
+    """Prints nothing: the signal may have come in the midst of printing. The cleaning up is not cut off by a second one."""
+    for each in stop_signals():
+        if each != signal.SIGINT:
+            signal.signal(each, lambda *_: None)
+    raise _Stopped(number)
 
 
 def _end_at_once_on_signals() -> None:
