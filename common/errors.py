@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import errno
 import io
 import logging
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TextIO
 
 CUDA_OUT_OF_MEMORY = "CUDA error: out of memory"  # of a `RuntimeError`, as where others have filled the GPU before
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 READ_ERRNOS = {errno.EIO, errno.ESTALE, errno.ENXIO, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
@@ -158,6 +160,12 @@ def stop_signals() -> list[signal.Signals]:
     if hangup is None or signal.getsignal(hangup) == signal.SIG_IGN:
         return [signal.SIGINT, signal.SIGTERM]
     return [signal.SIGINT, signal.SIGTERM, hangup]
+
+
+def end_with_parent() -> None:
+    """From now on this process gets SIGTERM when the one that started it ends, even by SIGKILL. On Linux; nothing elsewhere."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextmanager

@@ -153,3 +153,15 @@ from common.errors import run_cli
 run_cli(lambda: None)"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert (done.returncode, done.stderr) == (143, "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")
+def test_a_process_ends_with_the_one_that_started_it():
+    child = "import time; from common.errors import end_with_parent, run_cli; "
+    child += "run_cli(lambda: (end_with_parent(), print('ready', flush=True), time.sleep(600)))"
+    parent = f"""import os, signal, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {child!r}], stdout=subprocess.PIPE)
+child.stdout.readline()
+os.kill(os.getpid(), signal.SIGKILL)"""
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (-signal.SIGKILL, "stopped by SIGTERM\n")  # of which the child has a copy

@@ -25,7 +25,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.device import is_out_of_memory
-from common.errors import InputError, LaunchError, ignored_stop_signals, stop_signals, summarize_exception
+from common.errors import (
+    InputError,
+    LaunchError,
+    end_with_parent,
+    ignored_stop_signals,
+    stop_signals,
+    summarize_exception,
+)
 from training.failures import await_others, fail_at_start, is_lost_connection, report_once
 from training.per_scale import PerScaleDDP
 
@@ -144,6 +151,8 @@ class DistributedContext:
         self.world_size, self.rank, self.device = 1, 0, device
         environment = LaunchEnvironment.read()
         if environment.world_size > 1:
+            if "TORCHELASTIC_RUN_ID" in os.environ:  # the launcher started this process, in a session of its own
+                end_with_parent()
             with fail_at_start():
                 self.device = _own_device(device, environment)
             if not dist.is_initialized():
