@@ -93,22 +93,6 @@ def decoded(monkeypatch) -> list[Path]:
     return files
 
 
-def signaled(number: int, steps: int) -> list[str]:
-    """In place of `python` before a command that trains: after so many steps the process gets the signal, in the next one."""
-    code = f"""import runpy, signal, sys
-sys.path.insert(0, {str(ROOT)!r})
-from solver import Solver
-train_step = Solver.train_step
-def signal_first(solver):
-    if solver.step == {steps}:
-        signal.raise_signal({int(number)})
-    return train_step(solver)
-Solver.train_step = signal_first
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")"""
-    return [sys.executable, "-c", code]
-
-
 @pytest.fixture
 def forbidden(monkeypatch) -> set[str]:
     """Names of files and folders that may not be read, also by root, whom permissions do not stop."""

@@ -7,13 +7,14 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, signaled
+from conftest import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from model.cfsrcnn import CFSRCNN
@@ -36,6 +37,22 @@ def train(command, training_set, test_set, tmp_path):
         return command("train.py", *where, *SMALL, *flags)
 
     return run
+
+
+def signaled(number: int, steps: int) -> list[str]:
+    """In place of `python` before a command that trains: after so many steps the process gets the signal, in the next one."""
+    code = f"""import runpy, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+from solver import Solver
+train_step = Solver.train_step
+def signal_first(solver):
+    if solver.step == {steps}:
+        signal.raise_signal({int(number)})
+    return train_step(solver)
+Solver.train_step = signal_first
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")"""
+    return [sys.executable, "-c", code]
 
 
 def weights(path):

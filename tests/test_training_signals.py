@@ -10,8 +10,8 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, signaled
-from test_training import SMALL
+from conftest import ROOT
+from test_training import SMALL, signaled
 
 from solver import Solver
 from tests.stress.crash_recovery import log_of
