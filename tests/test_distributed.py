@@ -213,14 +213,14 @@ def test_a_gpu_that_others_have_filled_is_one_line_of_its_process(monkeypatch):
 def test_sigterm_saves_the_state_and_a_process_that_dies_ends_the_run_within_a_minute(data, tmp_path):
     flags = ["--max_steps", 100_000, "--num_gpu", 2, "--print_interval", 2]
     process = start(data, tmp_path / "run", *flags)
-    wait_for(tmp_path / "run/cfsrcnn_2.pth")
+    wait_for(tmp_path / "run/cfsrcnn_2.pth", process)
     process.send_signal(signal.SIGTERM)
     code, _, err = finish(process)
     assert code == 143 and "go on with --resume" in err
     state = torch.load(tmp_path / "run/cfsrcnn_latest.train.pt", weights_only=True)
 
     process = start(data, tmp_path / "run", *flags, "--resume")
-    wait_for(tmp_path / f"run/cfsrcnn_{state['step'] // 2 * 2 + 2}.pth")
+    wait_for(tmp_path / f"run/cfsrcnn_{state['step'] // 2 * 2 + 2}.pth", process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     workers = [int(child) for child in children if b"train.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
     os.kill(workers[-1], signal.SIGKILL)
@@ -230,12 +230,11 @@ def test_sigterm_saves_the_state_and_a_process_that_dies_ends_the_run_within_a_m
     assert code != 0 and "was killed by signal 9" in err
 
 
-def wait_for(path: Path) -> None:
-    for _ in range(1200):
-        if path.exists():
-            return
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    end = time.monotonic() + 240
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < end, path
         time.sleep(0.1)
-    raise TimeoutError(path)
 
 
 def test_too_few_gpus_are_said_by_the_first_process_too(monkeypatch):
