@@ -203,7 +203,12 @@ def _temporary(folder: Path, make: Callable[[Path], int], suffix: str = "") -> I
         for tries_left in reversed(range(MAX_LOCK_TRIES)):
             # chosen before it exists: a signal may come as soon as it does
             name = folder / f"{TEMP_PREFIX}{secrets.token_hex(8)}{suffix}"
-            handle = make(name)
+            try:
+                handle = make(name)
+            except FileNotFoundError:  # a folder that was taken for a stale one before it was open
+                if tries_left:
+                    continue
+                raise
             if (try_lock(handle) is not False and name.exists()) or not tries_left:
                 break
             _close(handle)  # another process has just taken it for a stale one, or locks do not work here

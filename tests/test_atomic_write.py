@@ -53,6 +53,21 @@ def test_a_signal_as_soon_as_a_temporary_file_exists_leaves_none(tmp_path, monke
     assert not any(tmp_path.iterdir())
 
 
+def test_a_new_folder_that_another_process_takes_for_a_stale_one_is_made_again(tmp_path, monkeypatch):
+    make, made = os.mkdir, []
+
+    def make_and_lose(*args) -> None:
+        make(*args)
+        made.append(args[0])
+        if len(made) == 1:
+            os.rmdir(args[0])
+
+    monkeypatch.setattr(os, "mkdir", make_and_lose)
+    with atomic_dir(tmp_path / "a") as folder:
+        (folder / "b").write_text("whole")
+    assert len(made) == 2 and [file.name for file in tmp_path.rglob("*")] == ["a", "b"]
+
+
 @pytest.fixture
 def commands(tmp_path, checkpoint) -> dict:
     """By name: a file, and the arguments of the command that writes it from what lies in tmp_path/in."""
