@@ -75,8 +75,7 @@ def session(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_session, "time", SimpleNamespace(monotonic=lambda: 0.0))  # however busy the machine is
     args = {"minutes": 10, "device": "cpu", "warmup": 0, "print_interval": 10}
     found = Session(SimpleNamespace(out=tmp_path / "out", work=tmp_path / "work", **args))
-    found.has_photographs = True
-    found.trained = []
+    found.has_photographs, found.trained = True, []
     found.results["speed"] = {
         gpu_session.GRAPH: {"rate": 120.0, "startup": 5.0},
         gpu_session.COMPILED: {"rate": 150.0, "startup": 60.0},
