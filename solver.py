@@ -106,13 +106,9 @@ class Solver:
             with self.context.fail_together():
                 if main:
                     record = RunRecord(make_dir(self.folder) / f"{args.ckpt_name}.json")
-                    unfinished = (
-                        bool(self.losses.steps) and self._at_interval()
-                    )  # the line of this step is written anew
+                    unfinished = bool(self.losses.steps) and self._at_interval()  # its line is written anew
                     self._log = TrainingLog(self.folder, args.ckpt_name, self.step - unfinished, print_above)
-            self._bar = progress(
-                total=args.max_steps, desc=args.ckpt_name, unit="step", initial=self.step, hide=not main
-            )
+            self._bar = progress(None, args.max_steps, args.ckpt_name, "step", initial=self.step, hide=not main)
             try:
                 with self.context.fail_together():
                     if main:
