@@ -99,39 +99,39 @@ class Solver:
 
         After SIGTERM, Ctrl-C or SIGHUP the state is saved and the process exits with 143, 130 or 129.
         """
-        args, main = self.args, self.context.is_main_process
-        self.clock.start(self.step, self.clock.elapsed())
-        self._sync(stepping=False)  # the main process's time counts for all, from the first step on
-        with self.context.fail_together():
-            if main:
-                record = RunRecord(make_dir(self.folder) / f"{args.ckpt_name}.json")
-                unfinished = bool(self.losses.steps) and self._at_interval()  # the line of this step is written anew
-                self._log = TrainingLog(self.folder, args.ckpt_name, self.step - unfinished, print_above)
-        self._bar = progress(total=args.max_steps, desc=args.ckpt_name, unit="step", initial=self.step, hide=not main)
-        try:
+        with self.stop:  # before all first agree, and to the end: a launcher asks again once another process has ended
+            args, main = self.args, self.context.is_main_process
+            self.clock.start(self.step, self.clock.elapsed())
+            self._sync(stepping=False)  # the main process's time counts for all, from the first step on
             with self.context.fail_together():
                 if main:
-                    record.add(self.state.args, args, self.context, self.step, self.image_count)
-            with self.stop, tf32_convolutions(args.tf32):
-                self._loop()
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            raise explain_out_of_memory(self.args, self.context, self.step + 1) from None
-        finally:
-            self._bar.close()
-            gaps = self._log.close() if main else ""
-        if self.stop.agreed:
-            saved = f"{self.state.path} is saved as of step {self._saved_step}, go on with --resume"
-            saved = saved if self._saved_step else "nothing is saved"
-            self.context.print(f"stopped at step {self.step}: {saved}{gaps and f'; {gaps}'}", sys.stderr)
-            sys.exit(128 + self.stop.agreed)
-        if main and not self._weights_path().exists():  # resumed past --max_steps
-            self._save_weights()
-        why = ", the end of --max_minutes" if self.clock.is_over(self.step) and self.step < args.max_steps else ""
-        self.context.print(f"trained to step {self.step}{why}: {self._weights_path()}")
-        if gaps:
-            raise InputError(f"the training is complete, but not its log: {gaps}")
+                    record = RunRecord(make_dir(self.folder) / f"{args.ckpt_name}.json")
+                    unfinished = bool(self.losses.steps) and self._at_interval()  # its line is written anew
+                    self._log = TrainingLog(self.folder, args.ckpt_name, self.step - unfinished, print_above)
+            self._bar = progress(None, args.max_steps, args.ckpt_name, "step", initial=self.step, hide=not main)
+            try:
+                with self.context.fail_together():
+                    if main:
+                        record.add(self.state.args, args, self.context, self.step, self.image_count)
+                with tf32_convolutions(args.tf32):
+                    self._loop()
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise explain_out_of_memory(self.args, self.context, self.step + 1) from None
+            finally:
+                self._bar.close()
+                gaps = self._log.close() if main else ""
+            if self.stop.agreed:
+                saved = self.state.describe_saved(self._saved_step)
+                self.context.print(f"stopped at step {self.step}: {saved}{gaps and f'; {gaps}'}", sys.stderr)
+                sys.exit(128 + self.stop.agreed)
+            if main and not self._weights_path().exists():  # resumed past --max_steps
+                self._save_weights()
+            why = ", the end of --max_minutes" if self.clock.is_over(self.step) and self.step < args.max_steps else ""
+            self.context.print(f"trained to step {self.step}{why}: {self._weights_path()}")
+            if gaps:
+                raise InputError(f"the training is complete, but not its log: {gaps}")
 
     def _loop(self) -> None:
         """Runs steps until the last one, or until all processes agree to stop."""
@@ -153,7 +153,7 @@ class Solver:
                 self._finish_interval(rate)
                 self._sync(stepping=False)
                 since, images_done = time.perf_counter(), 0
-        if self.stop.agreed:
+        if self.stop.agreed and self.step:
             self.seconds += time.perf_counter() - since
             self._save_latest()
 

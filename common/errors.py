@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import errno
 import io
 import logging
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TextIO
 
 CUDA_OUT_OF_MEMORY = "CUDA error: out of memory"  # of a `RuntimeError`, as where others have filled the GPU before
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 READ_ERRNOS = {errno.EIO, errno.ESTALE, errno.ENXIO, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
@@ -61,6 +63,14 @@ def translate_access_errors(path: Path | str) -> Iterator[None]:
         if explained := explain_access_error(path, error):
             raise explained from None
         raise
+
+
+class _Stopped(SystemExit):
+    """SIGTERM or SIGHUP asks the command to end."""
+
+    def __init__(self, number: int):
+        super().__init__(128 + number)
+        self.number = number
 
 
 class FailureLog:
@@ -121,6 +131,8 @@ def run_cli(main: Callable[[], None]) -> None:
         finally:
             if sys.stdout:
                 sys.stdout.flush()  # or it would fail at interpreter exit, with a traceback and exit code 120
+    except _Stopped as stop:
+        _leave(f"stopped by {signal.Signals(stop.number).name}", 128 + stop.number)
     except InputError as error:
         _leave(f"error: {summarize_exception(error)}", 2, everywhere=isinstance(error, LaunchError))
     except KeyboardInterrupt:
@@ -150,8 +162,30 @@ def stop_signals() -> list[signal.Signals]:
     return [signal.SIGINT, signal.SIGTERM, hangup]
 
 
+def end_with_parent() -> None:
+    """From now on this process gets SIGTERM when the one that started it ends, even by SIGKILL. On Linux; nothing elsewhere."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@contextmanager
+def ignored_stop_signals() -> Iterator[None]:
+    """In the block, short work that a process does as it ends anyway, the signals of `stop_signals` do nothing."""
+    in_main = threading.current_thread() is threading.main_thread()  # only there are signals handled
+    handlers = {number: signal.signal(number, lambda *_: None) for number in (stop_signals() if in_main else ())}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def _leave_on_signal(number: int, _frame: object) -> None:
-    _leave(f"stopped by {signal.Signals(number).name}", 128 + number)
+    """Prints nothing: the signal may have come in the midst of printing. The cleaning up is not cut off by a second one."""
+    for each in stop_signals():
+        if each != signal.SIGINT:
+            signal.signal(each, lambda *_: None)
+    raise _Stopped(number)
 
 
 def _end_at_once_on_signals() -> None:

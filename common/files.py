@@ -6,8 +6,8 @@ import errno
 import io
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -48,11 +48,10 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     make_dir(path.parent)
     suffix = path.suffix if len(os.fsencode(path.suffix)) <= MAX_SUFFIX_BYTES else ""
 
-    def make() -> tuple[int, str]:
-        handle, name = tempfile.mkstemp(suffix, TEMP_PREFIX, path.parent)
-        return _keep_open(handle), name
+    def make(name: Path) -> int:
+        return _keep_open(os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | NOFOLLOW, 0o600))
 
-    with translate_write_errors(path), _temporary(path.parent, make) as temporary:
+    with translate_write_errors(path), _temporary(path.parent, make, suffix) as temporary:
         yield temporary
         os.chmod(temporary, 0o666 & ~_umask())
         with open(temporary, "rb+") as file:  # Windows syncs no file that is open for reading only
@@ -74,9 +73,9 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 def temporary_dir(parent: Path) -> Iterator[Path]:
     """Yields a new folder in `parent`, removed when the block ends; after a kill, when `parent` is next written to."""
 
-    def make() -> tuple[int, str]:
-        name = tempfile.mkdtemp("", TEMP_PREFIX, parent)
-        return (os.open(name, os.O_RDONLY) if fcntl else NO_HANDLE), name
+    def make(name: Path) -> int:
+        os.mkdir(name, 0o700)
+        return os.open(name, os.O_RDONLY) if fcntl else NO_HANDLE
 
     with mkdir_remove_if_empty(parent), _temporary(parent, make) as temporary:
         yield temporary
@@ -86,12 +85,12 @@ def temporary_dir(parent: Path) -> Iterator[Path]:
 def mkdir_remove_if_empty(path: Path) -> Iterator[None]:
     """Creates a folder and its parents; those that were created and are empty after the block are removed again."""
     new = [each for each in (path, *path.parents) if not each.exists()]
-    make_dir(path)
     try:
+        make_dir(path)
         yield
     finally:
-        with suppress(OSError):  # not empty
-            for each in new:
+        for each in new:
+            with suppress(OSError):  # not empty, or not made
                 each.rmdir()
 
 
@@ -196,20 +195,28 @@ def translate_write_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _temporary(folder: Path, make: Callable[[], tuple[int, str]]) -> Iterator[Path]:
+def _temporary(folder: Path, make: Callable[[Path], int], suffix: str = "") -> Iterator[Path]:
     """A new temporary file or folder in `folder`; its lock tells other processes that it is still in use."""
     _remove_stale_temps(folder)
-    handle, name = make()
-    for _ in range(MAX_LOCK_TRIES):
-        if try_lock(handle) is not False and os.path.exists(name):
-            break
-        _close(handle)  # another process has just taken it for a stale one, or locks do not work here
-        _remove(Path(name))
-        handle, name = make()
+    handle = NO_HANDLE
     try:
-        yield Path(name)
+        for tries_left in reversed(range(MAX_LOCK_TRIES)):
+            # chosen before it exists: a signal may come as soon as it does
+            name = folder / f"{TEMP_PREFIX}{secrets.token_hex(8)}{suffix}"
+            try:
+                handle = make(name)
+            except FileNotFoundError:  # a folder that was taken for a stale one before it was open
+                if tries_left:
+                    continue
+                raise
+            if (try_lock(handle) is not False and name.exists()) or not tries_left:
+                break
+            _close(handle)  # another process has just taken it for a stale one, or locks do not work here
+            handle = NO_HANDLE
+            _remove(name)
+        yield name
     finally:
-        _remove(Path(name))
+        _remove(name)
         _close(handle)
 
 

@@ -358,6 +358,16 @@ def lr() -> torch.Tensor:
 
 
 @pytest.fixture
+def event_files_in_order() -> Iterator[None]:
+    """TensorBoard reads the files of one second by name, so that writer 10 of a process would come before its writer 9."""
+    from tensorboard.summary.writer import event_file_writer
+
+    before, event_file_writer._global_uid = event_file_writer._global_uid, event_file_writer.AtomicCounter(0)
+    yield
+    event_file_writer._global_uid = before
+
+
+@pytest.fixture
 def ctrl_c() -> Iterator[None]:
     """Ctrl-C reaches the program, also where the tests run in the background of a shell, which ignores it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from conftest import largest_file, sample_image
@@ -40,6 +41,31 @@ def test_what_stood_there_stays_whatever_happens(tmp_path, failure):
             (temporary / "b" if temporary.is_dir() else temporary).write_text("half")
             raise failure
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"a.txt": "old"}
+
+
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize(("name", "write"), [("open", atomic_write), ("mkdir", atomic_dir)])
+def test_a_signal_as_soon_as_a_temporary_file_exists_leaves_none(tmp_path, monkeypatch, name, write):
+    make = getattr(os, name)
+    monkeypatch.setattr(os, name, lambda *args: (make(*args), signal.raise_signal(signal.SIGINT))[0])
+    with pytest.raises(KeyboardInterrupt), write(tmp_path / "a"):
+        pytest.fail("it goes on")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_new_folder_that_another_process_takes_for_a_stale_one_is_made_again(tmp_path, monkeypatch):
+    make, made = os.mkdir, []
+
+    def make_and_lose(*args) -> None:
+        make(*args)
+        made.append(args[0])
+        if len(made) == 1:
+            os.rmdir(args[0])
+
+    monkeypatch.setattr(os, "mkdir", make_and_lose)
+    with atomic_dir(tmp_path / "a") as folder:
+        (folder / "b").write_text("whole")
+    assert len(made) == 2 and [file.name for file in tmp_path.rglob("*")] == ["a", "b"]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from evaluation.evaluate import evaluate
 from inference.upscaler import BicubicUpscaler
 from tests.stress.crash_recovery import board_of, log_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "event_files_in_order")
 SMALL = ["--patch_size", 8, "--batch_size", 1, "--init", "identity", "--device", "cpu", "--print_interval", 1]
 
 

@@ -11,18 +11,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT, difference
 from torch.distributed import TCPStore
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from common.errors import InputError, LaunchError
 from model.checkpoint import read_state_dict, safe_torch_load
 from tests.stress.crash_recovery import log_of
 from training import failures
-from training.distributed import DistributedContext, is_distributed
+from training.distributed import DistributedContext, is_distributed, launch
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found by /proc")
 FLAGS = "--patch_size 8 --batch_size 7 --init identity --device cpu --print_interval 3 --lr 1e-3".split()  # noqa: SIM905
@@ -41,9 +43,9 @@ def start(data: list[str], folder: Path, *flags: str | int) -> subprocess.Popen:
 
 
 def start_two(setup: str, data: list[str], folder: Path, *flags: str) -> subprocess.Popen:
-    """Six steps of two processes, each of which first runs the line `setup`."""
+    """Six steps of two processes, each of which first runs the code `setup`."""
     script, entry = folder.parent / "start.py", str(ROOT / "train.py")
-    imports = f"import atexit, os, runpy, sys\nfrom pathlib import Path\nsys.path.insert(0, {str(ROOT)!r})"
+    imports = f"import atexit, contextlib, os, runpy, sys\nfrom pathlib import Path\nsys.path.insert(0, {str(ROOT)!r})"
     script.write_text(f"{imports}\n{setup}\nrunpy.run_path({entry!r}, run_name='__main__')")
     launches = "import sys; from training.distributed import launch; sys.exit(launch(sys.argv[1], sys.argv[2:], 2))"
     argv = [sys.executable, "-c", launches, script, *data, *FLAGS, "--max_steps", 6, "--ckpt_dir", folder, *flags]
@@ -123,8 +125,11 @@ def test_no_thread_of_communication_is_left_at_the_exit(data, tmp_path, fails):
     """Gloo's could abort the process then. The first process fails after some steps, or none does."""
     if fails:
         (tmp_path / "run/cfsrcnn_3.pth").mkdir(parents=True)
-    names = 'Path("/proc/self/task").glob("*/comm")'
-    setup = f"atexit.register(lambda: print(*(name.read_text() for name in {names})))"
+    setup = """def print_threads():
+    for name in Path("/proc/self/task").glob("*/comm"):
+        with contextlib.suppress(OSError):  # it has just ended
+            print(name.read_text())
+atexit.register(print_threads)"""
     code, out, err = finish(start_two(setup, data, tmp_path / "run", "--resume"))
     errors = [line.split("/")[-1] for line in err.splitlines() if line.startswith("error: ")]
     assert errors == ["cfsrcnn_3.pth is a folder, but a file is to be written there: name a file"] * fails, err
@@ -150,6 +155,41 @@ def test_a_lost_connection_is_one_line_and_a_bug_keeps_its_traceback(monkeypatch
         torch.ones(2, 3) @ torch.ones(2, 3)
 
 
+@pytest.mark.usefixtures("ctrl_c")
+def test_a_signal_does_not_keep_a_process_from_leaving_the_others_in_good_order(monkeypatch):
+    """As the launcher's, once another one has ended."""
+    left = []
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr(
+        "torch.distributed.destroy_process_group", lambda: (signal.raise_signal(signal.SIGINT), left.append(1))
+    )
+    for error in (None, InputError("bad")):
+        with suppress(InputError), DistributedContext(torch.device("cpu")):
+            if error:
+                raise error
+    assert left == [1, 1] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(
+    ("codes", "code", "said"),
+    [
+        ({0: 2, 1: -9}, 1, "error: process 1 was killed by signal 9\n"),  # found by the launcher at one moment
+        ({1: 2, 0: -15}, 2, ""),  # which sends SIGTERM itself
+    ],
+)
+def test_the_first_of_the_processes_to_fail_is_named_though_others_end_with_it(monkeypatch, capsys, codes, code, said):
+    def fail(*_) -> None:
+        failures = {rank: ProcessFailure(rank, 1, each, "") for rank, each in codes.items()}
+        for each in failures.values():
+            each.timestamp = 7
+        raise ChildFailedError("train.py", failures)
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", lambda *_: fail)
+    for name in ("OMP_NUM_THREADS", "TORCHELASTIC_SIGNALS_TO_HANDLE"):  # which it would set
+        monkeypatch.setenv(name, "1")
+    assert launch("train.py", [], 2) == code and capsys.readouterr().err == said
+
+
 def test_a_failure_of_nccl_is_not_taken_for_a_lost_connection_alone(monkeypatch):
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
@@ -173,14 +213,14 @@ def test_a_gpu_that_others_have_filled_is_one_line_of_its_process(monkeypatch):
 def test_sigterm_saves_the_state_and_a_process_that_dies_ends_the_run_within_a_minute(data, tmp_path):
     flags = ["--max_steps", 100_000, "--num_gpu", 2, "--print_interval", 2]
     process = start(data, tmp_path / "run", *flags)
-    wait_for(tmp_path / "run/cfsrcnn_2.pth")
+    wait_for(tmp_path / "run/cfsrcnn_2.pth", process)
     process.send_signal(signal.SIGTERM)
     code, _, err = finish(process)
     assert code == 143 and "go on with --resume" in err
     state = torch.load(tmp_path / "run/cfsrcnn_latest.train.pt", weights_only=True)
 
     process = start(data, tmp_path / "run", *flags, "--resume")
-    wait_for(tmp_path / f"run/cfsrcnn_{state['step'] // 2 * 2 + 2}.pth")
+    wait_for(tmp_path / f"run/cfsrcnn_{state['step'] // 2 * 2 + 2}.pth", process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     workers = [int(child) for child in children if b"train.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
     os.kill(workers[-1], signal.SIGKILL)
@@ -190,12 +230,11 @@ def test_sigterm_saves_the_state_and_a_process_that_dies_ends_the_run_within_a_m
     assert code != 0 and "was killed by signal 9" in err
 
 
-def wait_for(path: Path) -> None:
-    for _ in range(1200):
-        if path.exists():
-            return
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    end = time.monotonic() + 240
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < end, path
         time.sleep(0.1)
-    raise TimeoutError(path)
 
 
 def test_too_few_gpus_are_said_by_the_first_process_too(monkeypatch):

@@ -41,17 +41,24 @@ def start(training_set, tmp_path):
     argv = ["--train_data_path", training_set, "--ckpt_dir", tmp_path / "run", "--num_gpu", 2, "--device", "cpu"]
     argv += ["--patch_size", 8, "--batch_size", 2, "--init", "identity", "--max_steps", 100_000]
 
+    started = []
+
     def run(step: float, image: float, *flags) -> subprocess.Popen:
         words = list(map(str, [sys.executable, script, *argv, *flags]))
         seconds = {"STEP_SECONDS": str(step), "IMAGE_SECONDS": str(image)}
         environment = {**os.environ, **seconds, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(words, stdout=-1, stderr=-1, text=True, env=environment, start_new_session=True)
+        options = {"stdout": -1, "stderr": -1, "text": True, "env": environment, "start_new_session": True}
+        started.append(subprocess.Popen(words, **options))
+        return started[-1]
 
-    return run
+    yield run
+    for process in started:
+        process.kill()  # a test that has failed leaves nothing running: the others end with it
+        process.wait()
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 240
     while not path.exists():
         assert process.poll() is None and time.monotonic() < end, path
         time.sleep(0.05)
@@ -59,7 +66,7 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 
 def finish(process: subprocess.Popen, code: int, run: Path) -> int:
     """The step as of which the state is saved; the exit code and the message must fit."""
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=240)
     state = torch.load(run / "cfsrcnn_latest.train.pt", weights_only=True)
     assert process.returncode == code and err.count("stopped at step ") == 1, err
     assert f"is saved as of step {state['step']}, go on with --resume" in err and "Traceback" not in out + err
@@ -89,7 +96,7 @@ def test_during_validation(start, image_folder, tmp_path):
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     workers = [child for child in children if b"slow_train.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
     os.kill(int(workers[-1]), signal.SIGTERM)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=240)
     state = torch.load(tmp_path / "run/cfsrcnn_latest.train.pt", weights_only=True)
     assert state["step"] == 2 and not (tmp_path / "run/log.jsonl").exists() and process.returncode == 143, err
     assert "stopped at step 2" in err and "Traceback" not in out + err

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
 from conftest import ROOT
 
-from common.errors import InputError, run_cli
+from common.errors import InputError, run_cli, stop_signals
 from dataset.hdf5 import read_hdf5
 
 PRINTS = "from common.errors import run_cli; run_cli(lambda: print('some words'))"
@@ -83,6 +85,58 @@ def test_a_closed_terminal_ends_a_command_and_nohup_keeps_it():
         assert (done.returncode, done.stdout, done.stderr) == (code, out, err)
 
 
+class Interrupted(io.RawIOBase):
+    """A terminal that is just written to when SIGTERM arrives."""
+
+    def __init__(self):
+        super().__init__()
+        self.text = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data) -> int:
+        if not self.text:
+            self.text = "interrupted "
+            signal.raise_signal(signal.SIGTERM)
+        self.text += bytes(data).decode()
+        return len(data)
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Signals are handled as before when the test is over."""
+    before = {number: signal.getsignal(number) for number in stop_signals()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_signal_in_the_midst_of_printing_ends_a_command_with_one_line(monkeypatch):
+    terminal = Interrupted()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BufferedWriter(terminal), line_buffering=True))
+    with pytest.raises(SystemExit) as leaving:
+        run_cli(lambda: print("a line", file=sys.stderr))
+    assert leaving.value.code == 143 and terminal.text == "interrupted a line\nstopped by SIGTERM\n"
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_second_signal_does_not_keep_a_command_from_cleaning_up(capsys):
+    cleaned = []
+
+    def work() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            cleaned.append(1)
+
+    with pytest.raises(SystemExit) as leaving:
+        run_cli(work)
+    assert cleaned and leaving.value.code == 143 and capsys.readouterr().err == "stopped by SIGTERM\n"
+
+
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-"])
 def test_a_command_started_without_output_does_its_work(image_folder, tmp_path, closed):
     argv = [sys.executable, ROOT / "div2h5.py", "--source", image_folder, "--out", tmp_path / "train.h5"]
@@ -99,3 +153,15 @@ from common.errors import run_cli
 run_cli(lambda: None)"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert (done.returncode, done.stderr) == (143, "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")
+def test_a_process_ends_with_the_one_that_started_it():
+    child = "import time; from common.errors import end_with_parent, run_cli; "
+    child += "run_cli(lambda: (end_with_parent(), print('ready', flush=True), time.sleep(600)))"
+    parent = f"""import os, signal, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {child!r}], stdout=subprocess.PIPE)
+child.stdout.readline()
+os.kill(os.getpid(), signal.SIGKILL)"""
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (-signal.SIGKILL, "stopped by SIGTERM\n")  # of which the child has a copy

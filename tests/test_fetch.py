@@ -162,15 +162,11 @@ def test_an_answer_that_is_no_file(expect_error, data_server, download, tmp_path
 
 
 def test_no_network_is_one_line(expect_error, data_server, download, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    expect_error(
-        f"{url}/benchmark.tar: no connection (Connection refused): try again later",
-        *download("Set5"),
-        "--base_url",
-        url,
-    )
+    with socket.socket() as deaf:  # bound, so that nobody else takes the port, but it listens to nobody
+        deaf.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        line = f"{url}/benchmark.tar: no connection (Connection refused): try again later"
+        expect_error(line, *download("Set5"), "--base_url", url)
     assert not (tmp_path / "data").exists()
 
 

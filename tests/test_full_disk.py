@@ -20,7 +20,7 @@ from model.checkpoint import read_state_dict, save_state_dict
 from tests.stress.crash_recovery import board_of, log_of
 from training.log import TrainingLog
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "event_files_in_order")
 SMALL = ["--patch_size", 8, "--batch_size", 2, "--init", "identity", "--device", "cpu", "--print_interval", 2]
 
 

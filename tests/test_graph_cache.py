@@ -149,7 +149,7 @@ def test_a_folder_that_cannot_be_made_or_written_changes_nothing_either(exports,
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setenv("CFSRCNN_CACHE", str(tmp_path))
-    monkeypatch.setattr("tempfile.mkstemp", denied)
+    monkeypatch.setattr("os.open", denied)
     assert cached_onnx(net, 2) == b"graph 1" and not any(tmp_path.iterdir())
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tensorboard.summary.writer import event_file_writer
 
 from inference.upscaler import NetworkUpscaler
 from model.checkpoint import read_state_dict
@@ -17,16 +16,8 @@ from tests.stress.crash_recovery import board_of, log_of
 from training.log import TrainingLog, summary_line
 from training.state import TrainingState
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "event_files_in_order")
 SMALL = ["--patch_size", 8, "--batch_size", 2, "--init", "identity", "--device", "cpu", "--print_interval", 1]
-
-
-@pytest.fixture(autouse=True)
-def event_files_in_order():
-    """TensorBoard reads the files of one second by name, so that writer 10 of a process would come before its writer 9."""
-    before, event_file_writer._global_uid = event_file_writer._global_uid, event_file_writer.AtomicCounter(0)
-    yield
-    event_file_writer._global_uid = before
 
 
 @pytest.fixture

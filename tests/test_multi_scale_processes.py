@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import socket
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_all_start_methods, get_context
@@ -14,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import TCPStore
 from torch.nn.parallel import DistributedDataParallel
 
 from common import SCALES
@@ -37,20 +37,21 @@ def train(config: TrainConfig, rank: int, processes: int, port: int) -> None:
     """One process of a run."""
     torch.set_num_threads(1)
     variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    variables |= {
+        "TORCHELASTIC_USE_AGENT_STORE": True,
+        "TORCHELASTIC_RESTART_COUNT": 0,
+    }  # of the tests, as of a launcher
     for name, value in {**variables, "MASTER_ADDR": "localhost", "MASTER_PORT": port}.items():
         os.environ[name] = str(value)
     with DistributedContext(torch.device("cpu")) as context:
         Solver(config, context).fit()
 
 
-def start(config: TrainConfig, processes: int) -> list[BaseProcess]:
-    """A run of several processes, forked from one that has imported what they need."""
+def start(config: TrainConfig, processes: int, store: TCPStore) -> list[BaseProcess]:
+    """A run of several processes that meet by `store`, forked from one that has imported what they need."""
     context = get_context("forkserver")
     context.set_forkserver_preload(["solver"])
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    started = [context.Process(target=train, args=(config, rank, processes, port)) for rank in range(processes)]
+    started = [context.Process(target=train, args=(config, rank, processes, store.port)) for rank in range(processes)]
     for process in started:
         process.start()
     return started
@@ -60,7 +61,8 @@ def test_several_processes_have_the_losses_of_one(training_set, tmp_path):
     where = TrainConfig(train_data_path=str(training_set), val_data_dir="none", print_interval=1, max_steps=6)
     small = replace(where, scale=0, patch_size=8, batch_size=7, accumulate=2, init="identity", lr=1e-3)
     configs = {count: replace(small, ckpt_dir=str(tmp_path / str(count))) for count in (1, 2, 3)}
-    started = [process for count in (2, 3) for process in start(configs[count], count)]
+    stores = {count: TCPStore("localhost", 0, is_master=True) for count in (2, 3)}
+    started = [process for count, store in stores.items() for process in start(configs[count], count, store)]
     Solver(configs[1], DistributedContext(torch.device("cpu"))).fit()
     for process in started:
         process.join(240)

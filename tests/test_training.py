@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import h5py
@@ -38,6 +37,22 @@ def train(command, training_set, test_set, tmp_path):
         return command("train.py", *where, *SMALL, *flags)
 
     return run
+
+
+def signaled(number: int, steps: int) -> list[str]:
+    """In place of `python` before a command that trains: after so many steps the process gets the signal, in the next one."""
+    code = f"""import runpy, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+from solver import Solver
+train_step = Solver.train_step
+def signal_first(solver):
+    if solver.step == {steps}:
+        signal.raise_signal({int(number)})
+    return train_step(solver)
+Solver.train_step = signal_first
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")"""
+    return [sys.executable, "-c", code]
 
 
 def weights(path):
@@ -116,21 +131,11 @@ def test_the_random_state_of_the_gpu_is_saved_and_restored(train, tmp_path):
 
 def test_a_run_stopped_by_sigterm_goes_on_as_if_never_stopped(train, training_set, test_set, tmp_path):
     flags = ["--max_steps", 60, "--print_interval", 50, "--ema", 0.9]
-    argv = [sys.executable, ROOT / "train.py", "--train_data_path", training_set, "--val_data_dir", test_set]
-    argv += ["--ckpt_dir", tmp_path / "stopped", *SMALL, *flags]
-    log = (tmp_path / "output").open("w")
-    process = subprocess.Popen([str(arg) for arg in argv], stdout=log, stderr=log)
-    board = tmp_path / "stopped/cfsrcnn_tensorboard"
-    for _ in range(600):
-        if board.exists():
-            break
-        time.sleep(0.1)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
-    code = process.wait(timeout=60)
-    if code == 143:  # a fast machine may have been done
-        assert "go on with --resume" in (tmp_path / "output").read_text()
-        assert train("stopped", *flags, "--resume").code == 0
+    argv = [*signaled(signal.SIGTERM, 20), ROOT / "train.py", "--train_data_path", training_set]
+    argv += ["--val_data_dir", test_set, "--ckpt_dir", tmp_path / "stopped", *SMALL, *flags]
+    done = subprocess.run(list(map(str, argv)), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 143 and "as of step 21, go on with --resume" in done.stderr
+    assert train("stopped", *flags, "--resume").code == 0
     assert train("whole", *flags).code == 0
     assert same(weights(tmp_path / "stopped/cfsrcnn_60.pth"), weights(tmp_path / "whole/cfsrcnn_60.pth"))
     assert log_of(tmp_path / "stopped") == log_of(tmp_path / "whole")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 import sys
 import traceback
 import uuid
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TextIO, TypeVar, cast
+from typing import TYPE_CHECKING, TextIO, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -24,9 +25,19 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.device import is_out_of_memory
-from common.errors import InputError, LaunchError, stop_signals, summarize_exception
+from common.errors import (
+    InputError,
+    LaunchError,
+    end_with_parent,
+    ignored_stop_signals,
+    stop_signals,
+    summarize_exception,
+)
 from training.failures import await_others, fail_at_start, is_lost_connection, report_once
 from training.per_scale import PerScaleDDP
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 Item = TypeVar("Item")
 REPORTED = (InputError, OSError, MemoryError)  # of any process; other exceptions are bugs
@@ -95,13 +106,19 @@ def launch(script: str, flags: Sequence[str], processes: int) -> int:
     try:
         elastic_launch(config, sys.executable)(script, *flags)
     except ChildFailedError as error:
-        first = min(error.failures.values(), key=lambda failure: failure.timestamp)
+        first = min(error.failures.values(), key=_order_of_failure)
         if first.exitcode < 0:
             print(f"error: process {first.local_rank} was killed by signal {-first.exitcode}", file=sys.stderr)
         return first.exitcode if first.exitcode > 0 else 1
     except SignalException as stop:  # the launcher has forwarded it and waited
         return 128 + stop.sigval
     return 0
+
+
+def _order_of_failure(failure: ProcessFailure) -> tuple[int, bool]:
+    """For `min`. In one second a killed process is the first: others end by the connection that they lose, or by SIGTERM."""
+    killed = failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM
+    return failure.timestamp, not killed
 
 
 def _free_locals(error: BaseException | None) -> None:
@@ -134,6 +151,8 @@ class DistributedContext:
         self.world_size, self.rank, self.device = 1, 0, device
         environment = LaunchEnvironment.read()
         if environment.world_size > 1:
+            if "TORCHELASTIC_RUN_ID" in os.environ:  # the launcher started this process, in a session of its own
+                end_with_parent()
             with fail_at_start():
                 self.device = _own_device(device, environment)
             if not dist.is_initialized():
@@ -227,6 +246,7 @@ class DistributedContext:
                 report_once(error)
         finally:
             if dist.is_initialized() and not (failed and self.device.type == "cuda"):  # NCCL would wait for the others
-                _free_locals(raised)  # with the network, which would keep the process group
-                gc.collect()
-                dist.destroy_process_group()
+                with ignored_stop_signals():  # the launcher sends one once another process has ended
+                    _free_locals(raised)  # with the network, which would keep the process group
+                    gc.collect()
+                    dist.destroy_process_group()

@@ -95,6 +95,10 @@ class TrainingState:
         """What a run that diverges can go on from, for its message."""
         return f"the last good state is {self.path}" if self.path.exists() else "nothing was saved before"
 
+    def describe_saved(self, step: int) -> str:
+        """What a run that was stopped can go on from, for its message; `step`: of the saved state, 0 if there is none."""
+        return f"{self.path} is saved as of step {step}, go on with --resume" if step else "nothing is saved"
+
     def find(self) -> dict | None:
         """The saved state to resume from; None for a fresh start.
 
