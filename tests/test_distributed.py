@@ -133,7 +133,8 @@ atexit.register(print_threads)"""
     code, out, err = finish(start_two(setup, data, tmp_path / "run", "--resume"))
     errors = [line.split("/")[-1] for line in err.splitlines() if line.startswith("error: ")]
     assert errors == ["cfsrcnn_3.pth is a folder, but a file is to be written there: name a file"] * fails, err
-    assert code == (2 if fails else 0) and "gloo" not in out and "Traceback" not in err, out + err
+    assert code == (2 if fails else 0) and "gloo" not in out, out + err
+    assert "Traceback" not in out + err
 
 
 @pytest.mark.parametrize("failing", [0, 1])
@@ -231,7 +232,7 @@ def test_sigterm_saves_the_state_and_a_process_that_dies_ends_the_run_within_a_m
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
-    end = time.monotonic() + 240
+    end = time.monotonic() + 120
     while not path.exists():
         assert process.poll() is None and time.monotonic() < end, path
         time.sleep(0.1)

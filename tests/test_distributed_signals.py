@@ -58,7 +58,7 @@ def start(training_set, tmp_path):
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
-    end = time.monotonic() + 240
+    end = time.monotonic() + 120
     while not path.exists():
         assert process.poll() is None and time.monotonic() < end, path
         time.sleep(0.05)
@@ -66,7 +66,7 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 
 def finish(process: subprocess.Popen, code: int, run: Path) -> int:
     """The step as of which the state is saved; the exit code and the message must fit."""
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=120)
     state = torch.load(run / "cfsrcnn_latest.train.pt", weights_only=True)
     assert process.returncode == code and err.count("stopped at step ") == 1, err
     assert f"is saved as of step {state['step']}, go on with --resume" in err and "Traceback" not in out + err
@@ -96,7 +96,7 @@ def test_during_validation(start, image_folder, tmp_path):
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     workers = [child for child in children if b"slow_train.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
     os.kill(int(workers[-1]), signal.SIGTERM)
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=120)
     state = torch.load(tmp_path / "run/cfsrcnn_latest.train.pt", weights_only=True)
     assert state["step"] == 2 and not (tmp_path / "run/log.jsonl").exists() and process.returncode == 143, err
     assert "stopped at step 2" in err and "Traceback" not in out + err

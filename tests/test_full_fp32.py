@@ -90,15 +90,15 @@ def test_blocks_that_overlap_in_two_threads_leave_the_settings_as_they_were():
     def other() -> None:
         with full_fp32():
             entered.set()
-            leave.wait(240)
+            leave.wait(10)
 
     thread = threading.Thread(target=other)
     with full_fp32():
         thread.start()
-        assert entered.wait(240)
+        assert entered.wait(10)
     assert is_ieee()  # the other thread still computes
     leave.set()
-    thread.join(240)
+    thread.join(10)
     assert settings() == before
 
 

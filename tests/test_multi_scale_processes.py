@@ -37,10 +37,7 @@ def train(config: TrainConfig, rank: int, processes: int, port: int) -> None:
     """One process of a run."""
     torch.set_num_threads(1)
     variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-    variables |= {
-        "TORCHELASTIC_USE_AGENT_STORE": True,
-        "TORCHELASTIC_RESTART_COUNT": 0,
-    }  # of the tests, as of a launcher
+    variables |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0}  # the test holds the store
     for name, value in {**variables, "MASTER_ADDR": "localhost", "MASTER_PORT": port}.items():
         os.environ[name] = str(value)
     with DistributedContext(torch.device("cpu")) as context:

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 from conftest import ROOT
-from test_training import SMALL, signaled
+from test_training import SMALL
 
 from solver import Solver
 from tests.stress.crash_recovery import log_of
@@ -20,16 +20,22 @@ from training.run_record import RunRecord
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
-def test_a_signal_ends_a_run_after_the_step_with_one_line(training_set, tmp_path, number, code):
-    argv = [*signaled(number, 2), ROOT / "train.py", "--train_data_path", training_set, "--val_data_dir", "none"]
+def test_a_signal_ends_a_run_within_ten_seconds_with_one_line(training_set, tmp_path, number, code):
+    argv = [sys.executable, ROOT / "train.py", "--train_data_path", training_set, "--val_data_dir", "none"]
     argv += ["--ckpt_dir", tmp_path, *SMALL, "--max_steps", 100_000, "--print_interval", 1000]
-    done = subprocess.run(list(map(str, argv)), capture_output=True, text=True, timeout=240)
-    lines = done.stderr.replace("\r", "\n").splitlines()
+    with open(tmp_path / "err", "w") as err:
+        process = subprocess.Popen([str(arg) for arg in argv], stdout=subprocess.PIPE, stderr=err, text=True)
+    while not (tmp_path / "cfsrcnn_tensorboard").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(number)
+    start = time.monotonic()
+    assert process.wait(timeout=60) == code and time.monotonic() - start < 10
+    lines = (tmp_path / "err").read_text().replace("\r", "\n").splitlines()
     said = [line for line in lines if line.strip() and "step/s" not in line and "?step" not in line]
-    state = tmp_path / "cfsrcnn_latest.train.pt"
-    assert done.returncode == code
-    assert said == [f"stopped at step 3: {state} is saved as of step 3, go on with --resume"]
-    assert torch.load(state, weights_only=True)["step"] == 3
+    assert len(said) == 1 and said[0].startswith("stopped at step ") and "go on with --resume" in said[0], said
+    assert torch.load(tmp_path / "cfsrcnn_latest.train.pt", weights_only=True)["step"] == int(said[0].split()[3][:-1])
 
 
 @pytest.fixture
@@ -69,7 +75,7 @@ def shell(command: str, training_set, folder) -> int:
     argv = [sys.executable, "-u", ROOT / "train.py", "--train_data_path", training_set, "--val_data_dir", "none"]
     argv += ["--ckpt_dir", folder, *SMALL, "--max_steps", 4, "--print_interval", 1]
     line = command.replace("TRAIN", shlex.join(map(str, argv)))
-    return subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, timeout=240).returncode
+    return subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, timeout=120).returncode
 
 
 @pytest.mark.parametrize(
@@ -90,5 +96,5 @@ def test_sigterm_leaves_no_temporary_file(image_folder, tmp_path):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    assert "stopped by SIGTERM" in process.communicate(timeout=240)[1] and process.returncode == 143
+    assert "stopped by SIGTERM" in process.communicate(timeout=60)[1] and process.returncode == 143
     assert not any(tmp_path.iterdir())
