@@ -129,8 +129,7 @@ def _free_name(folder: Path, run: str, test_set: BenchmarkSet, metadata: dict) -
 
 
 def _result_files(folder: Path) -> list[Path]:
-    """The notes of runs that are writing to `folder`, and the results that are there; in this order, since one follows the
-    other."""
+    """The notes of runs that are writing to `folder`, then the results there: a run removes its note after it writes them."""
     return [file for file in (*folder.glob(f"{TEMP_PREFIX}*/{RESULTS}"), folder / RESULTS) if file.is_file()]
 
 
