@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, TextIO, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from common.device import is_out_of_memory
 from common.errors import (
@@ -34,10 +33,12 @@ from common.errors import (
     summarize_exception,
 )
 from training.failures import await_others, fail_at_start, is_lost_connection, report_once
-from training.per_scale import PerScaleDDP
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+    from torch.nn.parallel import DistributedDataParallel
+
+    from training.per_scale import PerScaleDDP
 
 Item = TypeVar("Item")
 REPORTED = (InputError, OSError, MemoryError)  # of any process; other exceptions are bugs
@@ -156,6 +157,9 @@ class DistributedContext:
             with fail_at_start():
                 self.device = _own_device(device, environment)
             if not dist.is_initialized():
+                # Before there is a process group: PyTorch's modules hold on to one that is there when they are imported.
+                import training.per_scale  # noqa: F401
+
                 try:
                     await_others(environment.rank, environment.world_size)
                     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -184,6 +188,11 @@ class DistributedContext:
         """`net` for the forward pass, with gradients averaged over the processes."""
         if self.world_size == 1:
             return net
+        # Only here, since they load torch.compile, which takes as long as all the rest of PyTorch.
+        from torch.nn.parallel import DistributedDataParallel
+
+        from training.per_scale import PerScaleDDP
+
         wrap = partial(DistributedDataParallel, device_ids=[self.device] if self.device.type == "cuda" else None)
         return PerScaleDDP(net, wrap) if multi_scale else wrap(net)
 
@@ -192,7 +201,7 @@ class DistributedContext:
         return (
             nullcontext()
             if now or self.world_size == 1
-            else cast(DistributedDataParallel | PerScaleDDP, replica).no_sync()
+            else cast("DistributedDataParallel | PerScaleDDP", replica).no_sync()
         )
 
     def all_reduce(self, values: Tensor) -> Tensor:
