@@ -204,7 +204,7 @@ assert not loaded() & {"inference", "evaluation"}
 import inference
 assert "evaluation" not in loaded()
 import train
-assert "torch._dynamo" not in sys.modules  # torch.compile: as slow to load as all the rest
+assert "torch._dynamo" not in sys.modules  # torch.compile: about as slow to load as the rest of PyTorch
 """
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
 

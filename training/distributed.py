@@ -188,7 +188,7 @@ class DistributedContext:
         """`net` for the forward pass, with gradients averaged over the processes."""
         if self.world_size == 1:
             return net
-        # Only here, since they load torch.compile, which takes as long as all the rest of PyTorch.
+        # Not at the top: they load torch.compile, which takes about as long as the rest of PyTorch, also for --help.
         from torch.nn.parallel import DistributedDataParallel
 
         from training.per_scale import PerScaleDDP
