@@ -23,15 +23,19 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def seeded(name: str, scale: int) -> torch.nn.Module:
-    """The network with the golden weights of the project, which a formula gives."""
+    """The network with the golden weights of the project, which a formula gives, but smaller convolutions.
+
+    At full size, attention after attention multiplies rounding errors by ten million: each CPU would have its own output.
+    """
     net = create_model(name, scale).eval()
-    net.load_state_dict(golden_weights({key: list(value.shape) for key, value in net.state_dict().items()}))
+    weights = golden_weights({key: list(value.shape) for key, value in net.state_dict().items()})
+    net.load_state_dict({key: 0.6 * value if value.ndim == 4 else value for key, value in weights.items()})
     return net
 
 
 @pytest.mark.parametrize(("name", "scale"), PEERS)
 def test_the_outputs_on_seeded_weights_are_those_of_the_published_networks(name, scale):
-    """The values were computed by code that gives the published weights' reference outputs to 1e-6."""
+    """The values were computed in float64, by code that gives the published weights' reference outputs to 2e-6."""
     rows, columns = torch.meshgrid(torch.arange(19.0), torch.arange(26.0), indexing="ij")
     lr = torch.stack([torch.sin(0.7 * rows + 0.3 * columns * k) for k in (1, 2, 3)])[None] / 2 + 0.5
     with torch.inference_mode():
