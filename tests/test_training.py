@@ -143,15 +143,15 @@ def test_a_run_stopped_by_sigterm_goes_on_as_if_never_stopped(train, training_se
 
 @pytest.mark.usefixtures("one_thread")
 def test_a_batch_in_parts_gives_the_same_step(train, tmp_path):
-    flags = ["--batch_size", 5, "--max_steps", 5]
+    flags = ["--batch_size", 5, "--max_steps", 5, "--print_interval", 1, "--init", "kaiming", "--val_data_dir", "none"]
     train("whole", *flags)
     assert train("parts", *flags, "--accumulate", 2).code == 0  # of 3 and 2 patches
-    whole, parts = weights(tmp_path / "whole/cfsrcnn_5.pth"), weights(tmp_path / "parts/cfsrcnn_5.pth")
-    # each weight moves by up to 5e-4; where its gradient is almost zero, Adam enlarges what the CPU rounds off
-    squares = [(whole[name] - parts[name]).square().sum() for name in whole]
-    assert sum(squares) < sum(each.numel() for each in whole.values()) * 1e-7**2
-    (a,), (b,) = log_of(tmp_path / "whole"), log_of(tmp_path / "parts")
-    assert a["loss"] == pytest.approx(b["loss"], rel=1e-6) and a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-5)
+    # after one step: from then on Adam enlarges, where a gradient is almost zero, what the CPU rounds off
+    whole, parts = weights(tmp_path / "whole/cfsrcnn_1.pth"), weights(tmp_path / "parts/cfsrcnn_1.pth")
+    assert all(torch.allclose(whole[name], parts[name], atol=1e-6) for name in whole)
+    for a, b in zip(log_of(tmp_path / "whole"), log_of(tmp_path / "parts"), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-6)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-5)
 
 
 def test_it_says_what_it_does(train, tmp_path):
